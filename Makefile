@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg pyproject.toml
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Most tests wait for real servers, so more processes than cores share out the files; WORKERS= for one. The
 # order is that of tests/fast.py, which begins with the slowest files.
 WORKERS ?= -n 5 --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes, and each worker reads all tests: without bytecode, each compiles them anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua docs venv clean help
+.PHONY: demo test test-fast check luacheck bench accuracy survive soak attacks fuzz lua docs venv lock audit \
+  release clean help
 
 help:
 	@echo "make demo       a cluster, two Flask instances, two decision services, and Traefik on"
@@ -21,20 +23,33 @@ help:
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots;"
 	@echo "                BENCH=\"--against v0.9 --only hit\" compares with a git revision"
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
+	@echo "make survive    faults of network, servers, clocks, names and TLS under load, in ten minutes;"
+	@echo "                SURVIVE=\"--minutes 60 --only soak\" for a longer soak"
 	@echo "make soak       the concurrency, transport and demo tests again and again"
 	@echo "make attacks    attacks on the limiter, behind each proxy and in front of several frameworks"
+	@echo "make fuzz       inputs at random, guided by coverage, for limit strings, policy files, paths, header"
+	@echo "                fields, bodies and replies; FUZZ=\"--minutes 10 --only paths\""
 	@echo "make lua        join lua/src into lua/v1"
 	@echo "make docs       docs/ as a site with an API reference, in docs/_build"
 	@echo "make venv       .venv with what all of these need"
+	@echo "make lock       write the lock files anew from setup.cfg; LOCK=--upgrade takes newer versions"
+	@echo "make audit      look for known vulnerabilities of the locked packages"
+	@echo "make release    a source distribution, a wheel and an SBOM, in dist/"
+	@echo "LOCKED=1        beside a target: install the versions of requirements.lock, as CI does"
 
 # One stamp for each set of extras: a demo needs no test tools.
-$(VENV)/.%: $(REQUIREMENTS)
+$(VENV)/.%: $(REQUIREMENTS) $(if $(LOCKED),requirements.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "slotgate needs Python 3.10 or later: make $* PYTHON=python3.12, say" >&2; exit 1; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 	  $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing what 'make $*' needs into $(VENV), once; this takes a minute or more ..."
-	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[$*]'
+ifdef LOCKED
+	@$(PIP) install --require-hashes --no-deps --only-binary :all: -r requirements.lock
+	@$(PIP) install --no-index --no-deps --no-build-isolation -e .
+else
+	@$(PIP) install -e '.[$*]'
+endif
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -71,11 +86,17 @@ bench: $(VENV)/.bench
 accuracy: $(VENV)/.bench
 	$(BIN)/python -m bench.accuracy $(ACCURACY)
 
+survive: $(VENV)/.bench
+	$(BIN)/python -m bench.survive $(SURVIVE)
+
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak $(SOAK)
 
 attacks: $(VENV)/.test
 	$(BIN)/python -m tests.attacks $(ATTACKS)
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lua:
 	$(PYTHON) lua/src/join.py
@@ -86,6 +107,25 @@ docs: $(VENV)/.docs
 	@echo "open docs/_build/index.html"
 
 venv: $(VENV)/.check $(VENV)/.test $(VENV)/.bench $(VENV)/.demo
+
+# uv resolves for every Python and platform at once, so that one file has the versions of all. (Some tools need
+# Python 3.11.) The image's file has the same versions of fewer packages.
+lock: $(VENV)/.release
+	echo setuptools | $(COMPILE) --all-extras --universal --python-version 3.11 -o requirements.lock
+	echo setuptools | $(COMPILE) --extra server --constraint requirements.lock --python-version 3.13 \
+	  --python-platform linux -o deploy/requirements.lock
+
+COMPILE = $(BIN)/uv pip compile setup.cfg - --quiet --generate-hashes $(LOCK) \
+  --custom-compile-command "make lock"
+
+audit: $(VENV)/.release
+	$(BIN)/python -m pip_audit --strict --disable-pip --require-hashes -r requirements.lock || \
+	  { echo "make audit: a package above is vulnerable, or the database of PyPI did not answer" >&2; exit 1; }
+
+release: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python deploy/sbom.py dist
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

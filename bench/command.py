@@ -29,10 +29,10 @@ from bench import (
     machine,
     many_subjects,
     memory,
-    moves,
     report,
     server_time,
     shards,
+    simulate,
     threads,
     through_traefik,
     wrk,
@@ -60,18 +60,19 @@ PARTS: dict[str, Callable[[list[Program], Effort, Library | None], Section]] = {
     "service": decision_service.measure,
     "forward-auth": lambda servers, effort, _: forward_auth.measure(servers, effort),
     "budgets": lambda servers, effort, _: budgets.measure(servers, effort),
-    "moves": lambda servers, effort, _: moves.measure_moves(servers, effort),
+    "simulate": lambda _servers, effort, _: simulate.measure(effort),
     "profile": lambda servers, effort, _: hit_profile.measure(servers, effort),
 }
 #: For parts that cannot measure another library beside the checkout's: the reason.
 _ALONE = dict.fromkeys(
-    ("threads", "coroutines", "keys", "shards", "subjects", "moves"),
+    ("threads", "coroutines", "keys", "shards", "subjects"),
     "its figures are of whole runs, not of single calls between two of another",
 ) | {
     "flask": "the applications under gunicorn are this checkout's, and import its library",
     "ab": "the demo is this checkout's, and imports its library",
     "forward-auth": "Traefik's configuration is this checkout's, and so are the services",
     "budgets": "the proxy is this checkout's, and imports its library",
+    "simulate": "no other revision reads the same logs",
     "profile": "it calls internals of the library, which differ between revisions",
 }
 #: For parts that need another program: a function that says why the part cannot run.
@@ -81,9 +82,8 @@ _MISSING = {
     "service": wrk.missing,
     "forward-auth": wrk.missing,
 }
-#: These run only on request: the profile explains the other parts' figures, and moves are no speeds.
-_ON_REQUEST = ("moves", "profile")
-USUAL = [part for part in PARTS if part not in _ON_REQUEST]
+#: The profile runs only on request: it explains the other parts' figures.
+USUAL = [part for part in PARTS if part != "profile"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,7 +96,7 @@ USUAL = [part for part in PARTS if part not in _ON_REQUEST]
     "--only",
     multiple=True,
     type=click.Choice([part for part in PARTS if part != "profile"]),
-    help="Measure this part only; may be repeated.  [default: all parts but moves]",
+    help="Measure this part only; may be repeated.  [default: all parts]",
 )
 @click.option("--profile", is_flag=True, help="Measure the time of each layer of a hit.")
 @click.option(

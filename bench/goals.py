@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from bench import flask_route, moves
+from bench import flask_route
 from bench.coroutines import BY_JOINING, HOT, MANY, ONE
 from bench.decision_service import BY_BEFORE, IDLE_P99, IDLE_TIME, P99_BY_P50, PER_DECISION
 from bench.flask_process import ADDED, DENIED
@@ -117,7 +117,6 @@ GOALS = (
     Goal("service", IDLE_P99, 1.5),
     # 0.6 of the requests a second without a limit.
     Goal("forward-auth", SHIPPED, 1 / 0.6),
-    *(Goal("moves", row.name, row.most) for row in moves.ROWS),
 )
 
 _PARTS = {
@@ -129,7 +128,6 @@ _PARTS = {
     "memory": "memory, bytes",
     "service": "decision service",
     "forward-auth": "through Traefik, ratio to the route without a limit",
-    "moves": "a store that moves",
 }
 
 

@@ -325,13 +325,13 @@ def cores(us: float) -> str:
     return f"{ceil(TARGET * us / 1e6 / USE):,}"
 
 
-def fill(text: str, figures: str) -> str:
+def fill(text: str, figures: str, begin: str = BEGIN) -> str:
     """Replace what stands between the page's two marks."""
-    before, begin, rest = text.partition(BEGIN)
+    before, found, rest = text.partition(begin)
     _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise click.ClickException(f"{PAGE.name} lacks one of the marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{figures}\n{END}{after}"
+    if not found or not end:
+        raise click.ClickException(f"the page lacks one of the marks {begin} and {END}")
+    return f"{before}{begin}\n\n{figures}\n{END}{after}"
 
 
 def newest() -> Path:

@@ -16,10 +16,7 @@ GOAL = "#b3261e"
 
 def draw(section: Section, folder: Path) -> list[str]:
     """Draw the section's plots; return the files' names."""
-    measured = section.figures or section.records or section.curves
-    if (
-        not measured or section.part == "moves"
-    ):  # a bar for each event would say no more than its figure
+    if not (section.figures or section.records or section.curves):
         return []
     import matplotlib as mpl
 

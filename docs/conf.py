@@ -40,6 +40,7 @@ _SHOWN_BY = {
     "lua/README.md": "lua.md",
     "deploy/README.md": "deploy.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
 }
 
@@ -50,7 +51,8 @@ def _link_pages(_app: Sphinx, _path: Path, _parent: str, content: list[str]) -> 
         content[0] = content[0].replace(f"]({target})", f"]({page})")
     for prefix in ("](docs/", "](../docs/"):
         content[0] = content[0].replace(prefix, "](")
-    content[0] = content[0].replace("](lua/src/", "](path:../lua/src/")
+    for folder in ("lua/src", "limiter"):
+        content[0] = content[0].replace(f"]({folder}/", f"](path:../{folder}/")
 
 
 def _link_files(_app: Sphinx, _page: str, content: list[str]) -> None:

@@ -22,7 +22,9 @@ from hypothesis import settings
 import limiter
 from limiter import log_throttle
 from limiter.base import Base
-from service.demo import servers
+from limiter.compat.flask_limiter import extension
+from limiter.policyfile.watch import _Policies
+from service.demo import programs, servers
 from service.demo.servers import (
     HOST,
     Certificates,
@@ -33,6 +35,7 @@ from service.demo.servers import (
 )
 from tests import fast, no_skips, tls
 from tests.proxy import Proxy
+from tests.waiting import TIMEOUT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,6 +54,17 @@ def pytest_configure(config: pytest.Config) -> None:
         # Test modules, which are imported later, get this function, too.
         servers.find_server = lambda name=None: Path(program)  # noqa: ARG005 (any name is this one)
     gc.disable()
+    if hasattr(config, "workerinput"):
+        take_own_ports(config.workerinput)
+
+
+def take_own_ports(worker: dict[str, Any]) -> None:
+    """Let this worker choose ports that no other worker chooses.
+
+    Otherwise a server could take the port that another test has just chosen, or expects to be closed.
+    """
+    number = int(worker["workerid"].removeprefix("gw"))
+    programs.PORTS = programs.PORTS[number :: worker["workercount"]]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,7 +99,9 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localho
 
 TESTS = Path(__file__).parent
 #: Folders whose tests are run without coverage: other folders reach the same lines in less time.
-UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies", "rolling"}
+UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies", "rolling", "simulation"}
+#: Folders whose tests' processes are measured, too: elsewhere, the tests themselves reach the same lines.
+MEASURED_PROCESSES = {"cli", "server"}
 
 _subjects = itertools.count()
 _run = secrets.token_hex(4)
@@ -95,6 +111,21 @@ _run = secrets.token_hex(4)
 def own_log_lines() -> None:
     """Forget the log lines of earlier tests, which would suppress those of this one."""
     log_throttle.forget()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patient() -> Iterator[None]:
+    """Give the code that sets no timeout more time than a service has: a busy machine stalls for longer.
+
+    A test that means a timeout sets its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for init in (Base.__init__, _Policies.__init__):
+            defaults = inspect.unwrap(init).__kwdefaults__
+            assert defaults["timeout"] == 0.1
+            patch.setitem(defaults, "timeout", TIMEOUT)
+        patch.setattr(extension, "_TIMEOUT", TIMEOUT)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -180,14 +211,6 @@ def subject(new_subject: Callable[[], str]) -> str:
     return new_subject()
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the code of documents, which sets no timeout, more time than a service has."""
-    kept = inspect.unwrap(Base.__init__).__kwdefaults__
-    assert kept["timeout"] == 0.1
-    monkeypatch.setitem(kept, "timeout", 5.0)
-
-
 @pytest.fixture(scope="module")
 def unmeasured() -> Iterator[None]:
     """Stop coverage during thousands of examples or vectors, which would take nearly twice as long.
@@ -200,9 +223,13 @@ def unmeasured() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def unmeasured_folder(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Stop coverage for the tests of some folders."""
+    """Stop coverage for the tests of some folders, or for the processes that they start."""
     folder = request.path.relative_to(TESTS).parts[0]
-    with stopped_coverage() if folder in UNMEASURED else nullcontext():
+    if folder in UNMEASURED:
+        context = stopped_coverage()
+    else:
+        context = nullcontext() if folder in MEASURED_PROCESSES else unmeasured_processes()
+    with context:
         yield
 
 
@@ -218,11 +245,18 @@ def stopped_coverage() -> Iterator[None]:
     measuring = coverage_of_tests()
     if measuring:
         measuring.stop()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
-            patch.delenv(name)
+    with unmeasured_processes():
         try:
             yield
         finally:
             if measuring:
                 measuring.start()
+
+
+@contextmanager
+def unmeasured_processes() -> Iterator[None]:
+    """Measure no coverage in the processes that the body starts: each would take a third longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+            patch.delenv(name)
+        yield

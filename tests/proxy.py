@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from types import TracebackType
 HOST = "127.0.0.1"
 
 Hook = Callable[[bytes], bytes]
+
+#: Linger for 0 seconds: closing resets the connection.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Cut(Exception):
@@ -78,6 +82,7 @@ class Proxy:
         """Number of accepted connections."""
         self._listener = socket.create_server((HOST, 0), backlog=128)
         self._open: set[socket.socket] = set()
+        self._stranded: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -96,12 +101,20 @@ class Proxy:
         """Forward again."""
         self.requests = self.replies = forward
 
-    def cut_all(self) -> None:
-        """End every connection that is open now."""
+    def cut_all(self, *, reset: bool = False) -> None:
+        """End every connection that is open now; with ``reset`` by a TCP reset, not by an orderly end."""
         with self._lock:
             ended, self._open = self._open, set()
+        for end in ended if reset else ():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         for end in ended:
             _close(end)
+
+    def strand_all(self) -> None:
+        """Let no more data pass on any connection that is open now, and keep it open, as half-open ones."""
+        with self._lock:
+            self._stranded |= self._open
 
     def close(self) -> None:
         """Stop listening, and end every connection."""
@@ -152,7 +165,8 @@ class Proxy:
     def _carry(self, source: socket.socket, target: socket.socket, hook: Hook) -> None:
         try:
             while data := source.recv(65_536):
-                self._send(target, hook(data))
+                if source not in self._stranded:
+                    self._send(target, hook(data))
         except Cut as cut:
             with contextlib.suppress(OSError):
                 target.sendall(cut.last)
@@ -161,6 +175,7 @@ class Proxy:
         for end in (source, target):
             with self._lock:
                 self._open.discard(end)
+                self._stranded.discard(end)
             _close(end)
 
     def _send(self, target: socket.socket, data: bytes) -> None:
@@ -171,5 +186,7 @@ class Proxy:
 
 def _close(end: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        end.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for data
+        # Either wakes the thread that waits for data. An end of writing would be sent before the reset.
+        is_reset = end.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET
+        end.shutdown(socket.SHUT_RD if is_reset else socket.SHUT_RDWR)
     end.close()

@@ -307,6 +307,7 @@ def test_the_library_needs_redis_alone() -> None:
         "limiter.flask",
         "limiter.compat",
         "limiter.server",
+        "limiter.simulate.plots",
     )
     for name, tree in trees("limiter"):
         if within(name, *optional):

@@ -22,6 +22,7 @@ def test_the_wheel_holds_the_library_and_nothing_else() -> None:
     data = dict(setup["options.package_data"])
     assert data.pop("limiter") == "py.typed"
     assert data.pop("limiter.server") == "openapi.json"
+    assert data.pop("limiter.simulate") == "page.html"
     patterns = data.pop("limiter.lua").split(", ")
     scripts = {path.name for pattern in patterns for path in (ROOT / "lua").glob(pattern)}
     assert scripts == {path.name for path in (ROOT / "lua/v1").iterdir()} - {"vectors.json"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from datetime import datetime
 from pathlib import Path
 
 import trustme
@@ -10,10 +11,12 @@ import trustme
 from service.demo.servers import HOST, Certificates
 
 
-def issue(folder: Path, authority: trustme.CA | None = None) -> Certificates:
+def issue(
+    folder: Path, authority: trustme.CA | None = None, *, not_after: datetime | None = None
+) -> Certificates:
     """Write a certificate for 127.0.0.1, its key, and the certificate of the authority that signed it."""
     authority = authority or trustme.CA()
-    issued = authority.issue_cert(HOST)
+    issued = authority.issue_cert(HOST, not_after=not_after)
     files = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
     authority.cert_pem.write_to_path(str(files.ca))
     issued.cert_chain_pems[0].write_to_path(str(files.certificate))

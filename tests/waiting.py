@@ -11,6 +11,8 @@ Answer = TypeVar("Answer")
 
 #: Longer than anything takes on a busy machine; a true condition ends the wait earlier.
 PATIENCE = 30.0
+#: Seconds for a decision where the test means no timeout: a busy machine stalls for two.
+TIMEOUT = 5.0
 _PAUSE = 0.01
 
 

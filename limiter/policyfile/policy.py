@@ -61,7 +61,7 @@ def read_policy(
 ) -> Named | None:
     """The rule of a policy's table; None if the file has a fault, here or before."""
     path = ("policies", name)
-    own = notes.table(path, table, KEYS)
+    own = notes.table(path, table, KEYS, is_secret=True)  # perhaps a list of subjects, by mistake
     # URLs contain the name: clients resolve "..", and a dot begins the service's own names.
     if not NAME.fullmatch(name) or name.startswith("."):
         notes.add(path, f"is not a name of a policy: {NAMES}, not with a dot first")

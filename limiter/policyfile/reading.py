@@ -37,10 +37,10 @@ class PolicyFile(NamedTuple):
     """The same, if a proxy asks the decision service with this file."""
 
 
-def in_memory() -> Make:
-    """Return a function that makes limiters without a store, to check a file."""
+def in_memory(**common: Any) -> Make:
+    """Return a function that makes limiters without a store, to check a file; with ``common`` settings."""
     root = Limiter("1/second", store="memory://")
-    return lambda limits, **settings: Limiter(limits, store=root, **settings)
+    return lambda limits, **settings: Limiter(limits, store=root, **common, **settings)
 
 
 def read(text: str, file: str, make: Make | None = None) -> PolicyFile:

@@ -119,7 +119,7 @@ class Service:
     async def close(self) -> None:
         """Add the last counts to the metrics, and close the store."""
         self.metrics.flush()
-        self.metrics.shadow_denials.close()
+        await self.metrics.shadow_denials.close()
         await self.policies.close()
 
 

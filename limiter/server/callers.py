@@ -18,6 +18,9 @@ from limiter.web.request import Request
 #: Wrong tokens that one address may show; beyond that, no token of this address is checked for a while.
 WRONG_TOKENS = "10/minute"
 
+#: Paths for any caller, also if the root path has ``/v1/`` in it.
+_PROBES = ("/healthz", "/readyz")
+
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="limiter"'}
 
 
@@ -101,7 +104,9 @@ def only_known(callers: Callers, token: Token | None) -> Callable[[Request], Non
     """Make the check that refuses ``/v1`` to callers outside trusted networks without the token."""
 
     def check(request: Request) -> None:
-        if not request.path.startswith("/v1/") or callers.are_trusted(request):
+        # A server may have a root path, which begins each path and belongs to no route.
+        path = request.path.removeprefix(request.scope.get("root_path", ""))
+        if path in _PROBES or "/v1/" not in request.path or callers.are_trusted(request):
             return
         if token is None or not token.is_shown(request):
             abort(403, "Only callers in a trusted network, or with a token, are answered.")

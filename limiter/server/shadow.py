@@ -60,6 +60,9 @@ class ShadowDenials:
         self._counted: dict[str, _Counted] = {}
         folder = metrics_folder()
         self._file = Path(folder, f"shadow_{secrets.token_hex(8)}.json") if folder else None
+        #: Whether a denial was counted since the file was written, or is being written.
+        self._is_changed = False
+        self._closing = asyncio.Event()
         self._writing: asyncio.Task[None] | None = None
 
     def count(self, rule: Rule, subject: Key) -> None:
@@ -70,8 +73,9 @@ class ShadowDenials:
             if counted is None:
                 return
         counted.sketch.add(disguised(subject))
+        self._is_changed = True
         if self._writing is None and self._file is not None:
-            self._writing = asyncio.get_running_loop().create_task(self._write_later(self._file))
+            self._writing = asyncio.get_running_loop().create_task(self._write(self._file))
 
     def _begun(self, rule: Rule) -> _Counted | None:
         """Return the counts for a rule of the file that is in force: new ones if the policy has changed.
@@ -87,23 +91,24 @@ class ShadowDenials:
         counted.rule = rule
         return counted
 
-    async def _write_later(self, file: Path) -> None:
-        await asyncio.sleep(WRITE_AFTER)
-        try:  # in a thread, since a disk may be slow
-            await asyncio.to_thread(_write, file, self._states())
-        except OSError as error:
-            logs.log.warning(
-                "the counts of shadow mode cannot be shared with other workers: %s", error
-            )
+    async def _write(self, file: Path) -> None:
+        """Write the counts after a while, and again until none is new."""
+        while self._is_changed:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), WRITE_AFTER)
+            self._is_changed = False
+            try:  # in a thread, since a disk may be slow
+                await asyncio.to_thread(_replace, file, self._states())
+            except OSError as error:
+                text = "the counts of shadow mode cannot be shared with other workers: %s"
+                logs.log.warning(text, error)
         self._writing = None
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Write the last counts."""
-        if self._writing is not None and self._file is not None:
-            self._writing.cancel()
-            self._writing = None
-            with suppress(OSError):
-                _write(self._file, self._states())
+        if self._writing is not None:
+            self._closing.set()
+            await self._writing
 
     def _states(self) -> dict[str, _State]:
         return {name: counted.state() for name, counted in self._counted.items()}
@@ -137,7 +142,7 @@ def _digest(named: Named) -> str:
     return blake2b(json.dumps(named.description).encode(), digest_size=8).hexdigest()
 
 
-def _write(file: Path, states: dict[str, _State]) -> None:
+def _replace(file: Path, states: dict[str, _State]) -> None:
     """Replace the file in one step: a reader sees the old text or the new one."""
     part = file.with_suffix(".part")
     part.write_text(json.dumps(states))

@@ -23,6 +23,11 @@ def caveats(file: PolicyFile, replay: Replay, report: Report, counts: Counts) ->
     """Yield the warnings about a report."""
     if not report.requests:
         return
+    if file.address_from in replay.fields_seen and not replay.has_proxy:
+        yield (
+            f"the log has {file.address_from}, but its lines are from no proxy in LIMITER_TRUSTED_PROXIES: "
+            f"this field does not count"
+        )
     for use in uses(file):
         if not replay.fields_seen & set(use.fields):
             names = " or ".join(use.fields)

@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from limiter.errors import InvalidPolicy
+from limiter.keys import Key
 from limiter.policies import Policy
 from limiter.simulate import counts, needs
 from limiter.simulate.demand import Requests
@@ -74,7 +75,7 @@ def limit_curves(policy: Policy, demand: Iterable[Requests]) -> LimitCurves:
     curves.subjects = peaks.total()
     if not peaks:
         return curves
-    curves.peaks = _binned(peaks)
+    curves.peaks = _binned(peaks, policy.limit)
     others = list(_others(policy, _spread(max(peaks))))
     denied: Counter[int] = Counter()
     subjects: Counter[int] = Counter()
@@ -91,11 +92,13 @@ def limit_curves(policy: Policy, demand: Iterable[Requests]) -> LimitCurves:
     return curves
 
 
-def _binned(peaks: Counter[int]) -> list[Bin]:
-    """Count subjects in bins whose edges grow by one factor."""
+def _binned(peaks: Counter[int], limit: int) -> list[Bin]:
+    """Count subjects in bins whose edges grow by one factor; another edge is above the limit."""
     edges = [1]
     while edges[-1] <= max(peaks):
         edges.append(max(edges[-1] + 1, round(10 ** (round(_BINS * log10(edges[-1]) + 1) / _BINS))))
+    if limit < edges[-1]:
+        edges = sorted({*edges, limit + 1})
     found = [0] * len(edges)
     for peak, subjects in peaks.items():
         found[bisect_right(edges, peak) - 1] += subjects
@@ -123,7 +126,7 @@ def _others(policy: Policy, limits: set[int]) -> Iterator[Policy]:
 class WorstSubject(NamedTuple):
     """A subject that was denied often, and its requests over time."""
 
-    subject: str
+    subject: Key
     requests: int
     denied: int
     timeline: Timeline

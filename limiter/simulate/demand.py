@@ -7,24 +7,25 @@ written to a file in parts: a subject's requests are all in one part, and one pa
 
 from __future__ import annotations
 
-import tempfile
 from array import array
 from collections.abc import Iterator
+from os import SEEK_END
+from tempfile import TemporaryFile
 from types import TracebackType
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+from limiter.keys import Key
 
 #: The number of parts of the file.
 _PARTS = 64
 #: Numbers of one part that are collected before they are written: three for each request.
-_CHUNK = 3 * 2_048
-#: The file is in memory up to this size.
-_IN_MEMORY = 64 * 2**20
+_CHUNK = 3 * 512
 
 
 class Requests(NamedTuple):
     """The requests of one subject, in the order of time; each list has a value for each request."""
 
-    subject: str
+    subject: Key
     times: list[int]
     costs: list[int]
     denied: list[int]
@@ -38,9 +39,11 @@ class Demand:
     deletes the file.
     """
 
-    def __init__(self, in_memory: int = _IN_MEMORY) -> None:
-        self._file = tempfile.SpooledTemporaryFile(in_memory)  # noqa: SIM115 (closed by close)
-        self._numbers: dict[str, int] = {}
+    def __init__(self, chunk: int = _CHUNK) -> None:
+        self._chunk = chunk
+        #: None while all requests fit in memory.
+        self._file: BinaryIO | None = None
+        self._numbers: dict[Key, int] = {}
         self._waiting = [array("q") for _ in range(_PARTS)]
         #: The length of each written chunk of a part, and its place in the file.
         self._written: list[list[tuple[int, int]]] = [[] for _ in range(_PARTS)]
@@ -50,7 +53,7 @@ class Demand:
         """The number of different subjects."""
         return len(self._numbers)
 
-    def add(self, subject: str, time_us: int, cost: int, is_denied: bool = False) -> None:
+    def add(self, subject: Key, time_us: int, cost: int, is_denied: bool = False) -> None:
         """Keep a request, unless it costs nothing; it is not before an earlier one of its subject."""
         if cost <= 0:
             return
@@ -58,10 +61,12 @@ class Demand:
         part = number % _PARTS
         waiting = self._waiting[part]
         waiting.extend((number, time_us, 2 * cost + is_denied))
-        if len(waiting) >= _CHUNK:
-            self._file.seek(0, 2)
-            self._written[part].append((self._file.tell(), len(waiting) * waiting.itemsize))
-            self._file.write(waiting.tobytes())
+        if len(waiting) >= self._chunk:
+            if self._file is None:
+                self._file = TemporaryFile()  # noqa: SIM115 (close closes it)
+            place = self._file.seek(0, SEEK_END)
+            self._written[part].append((place, len(waiting) * waiting.itemsize))
+            self._file.write(waiting)
             del waiting[:]
 
     def __iter__(self) -> Iterator[Requests]:
@@ -80,6 +85,8 @@ class Demand:
             yield from by_number.values()
 
     def _chunks(self, part: int) -> Iterator[array[int]]:
+        if self._file is None:
+            return
         for place, length in self._written[part]:
             self._file.seek(place)
             chunk = array("q")
@@ -88,7 +95,8 @@ class Demand:
 
     def close(self) -> None:
         """Delete the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def __enter__(self) -> Demand:
         return self

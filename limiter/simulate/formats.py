@@ -54,8 +54,8 @@ class Numbered:
 
 #: The usual line of nginx or Apache: common or combined.
 _USUAL = re.compile(
-    r'(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) ([^ "\\]+) [^" ]*" (\d{3}) \S+'
-    r'(?: "([^"\\]*)" "([^"\\]*)"(?: "([^"\\]*)")?)?',
+    r'(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) ([^ "\\]+) [^" ]*" (\d{3}) \S+(?!\S)'
+    r'(?: "([^"\\]*)" "([^"\\]*)"(?: "([^"\\]*)")?)?(?! ")',
     re.ASCII,
 )
 #: The same with a virtual host before it, escapes, blanks in the user's name, or no version of HTTP.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import defaultdict, deque
 from collections.abc import Iterator
+from operator import sub
 from typing import NamedTuple
 
 from limiter import units
@@ -36,12 +37,12 @@ class Load:
         page, place = divmod(time_us // units.SECOND_US, _PAGE)
         self._pages[page][place] += cost
 
-    def peak(self, period_us: int) -> Peak:
-        """Return the most units in a second, and in a period."""
+    def peak(self, period_us: int, denied: Load) -> Peak:
+        """Return the most units in a second, and in a period, without those that were denied."""
         length = -(-period_us // units.SECOND_US)
         most_second = most_period = inside = 0
         run: deque[tuple[int, int]] = deque()
-        for second, cost in self._seconds():
+        for second, cost in self._seconds(denied):
             run.append((second, cost))
             inside += cost
             while run[0][0] <= second - length:
@@ -49,8 +50,10 @@ class Load:
             most_second, most_period = max(most_second, cost), max(most_period, inside)
         return Peak(most_second, most_period)
 
-    def _seconds(self) -> Iterator[tuple[int, int]]:
-        for page in sorted(self._pages):
-            for place, cost in enumerate(self._pages[page]):
+    def _seconds(self, denied: Load) -> Iterator[tuple[int, int]]:
+        none = array("q", bytes(8 * _PAGE))
+        for page, costs in sorted(self._pages.items()):
+            less = denied._pages.get(page, none)
+            for place, cost in enumerate(map(sub, costs, less)):
                 if cost:
                     yield page * _PAGE + place, cost

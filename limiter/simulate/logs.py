@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
+import os
 import sys
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, BinaryIO
 
 from limiter.errors import LimiterError
 from limiter.simulate.entry import Entry
@@ -30,8 +33,8 @@ from limiter.simulate.formats import (
 
 STANDARD_INPUT = "-"
 
-#: Bytes that are read at once, and whose entries are sorted at once.
-_AT_ONCE = 2**20
+#: Lines that are read at once, and whose entries are sorted at once.
+_AT_ONCE = 2**12
 #: The lines from which a format is recognised.
 _FIRST = 100
 #: The unreadable lines that are shown, and how many characters of each.
@@ -47,6 +50,10 @@ _WRONG = (
     ValueError,
     csv.Error,
 )
+#: How a text may begin that a program of Windows wrote.
+_MARK = "\ufeff"
+#: How a file begins that gzip has compressed.
+_GZIP = b"\x1f\x8b"
 #: What is raised at the end of a file that was cut, or is damaged.
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -112,8 +119,7 @@ class Reading:
         """
         with ExitStack() as stack:
             logs = [
-                self._in_order(_Log(path, stack.enter_context(_opened(path)), counts), counts)
-                for path in paths
+                self._in_order(stack.enter_context(_opened(path, counts)), counts) for path in paths
             ]
             yield from logs[0] if len(logs) == 1 else merge(*logs, key=_by_time)
 
@@ -124,6 +130,7 @@ class Reading:
         read: Reader | None = None
         while lines := log.read():
             if read is None:
+                lines[0] = lines[0].removeprefix(_MARK)
                 read = self._reader(log, lines, counts)
             entries = waiting
             for line in lines:
@@ -155,8 +162,9 @@ class Reading:
         name = self.format or _format_of(lines)
         if name is None:
             raise UnknownFormat(
-                f"{log.name} has lines of no known format, such as {_shown(lines[0])!r}: accepted are "
-                f"{', '.join((*FORMATS, CSV))}; --format names one"
+                f"{log.name} has lines of no known format, such as {_shown(lines[0])}: accepted are "
+                f"{', '.join((*FORMATS, CSV))} (whose first line names the columns, one of them time); "
+                f"--format names one"
             )
         if name == "traefik":
             return traefik(self.needed, counts.numbered)
@@ -175,24 +183,40 @@ class Reading:
 class _Log:
     """A file that is read line by line."""
 
-    def __init__(self, path: str, file: io.BufferedIOBase, counts: Counts) -> None:
+    def __init__(self, path: str, file: BinaryIO, counts: Counts) -> None:
         self.name = "standard input" if path == STANDARD_INPUT else path
         #: The number of the line that is read.
         self.number = 1
         self._file, self._counts, self._place = file, counts, 0
-        is_gzip = getattr(file, "peek", lambda _: b"")(2)[:2] == b"\x1f\x8b"
-        stream: Any = gzip.GzipFile(fileobj=file) if is_gzip else file
+        self._is_damaged = False
+        buffer: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
+        is_gzip = buffer.peek(2)[:2] == _GZIP
+        stream: Any = gzip.GzipFile(fileobj=buffer) if is_gzip else buffer
         self._text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
 
     def read(self) -> list[str]:
         """Return the next lines, none at the end."""
+        lines: list[str] = []
+        if self._is_damaged:
+            return lines
         try:
-            lines = self._text.readlines(_AT_ONCE)
+            lines.extend(
+                islice(self._text, _AT_ONCE)
+            )  # after an error, the list has those before it
         except _DAMAGED as error:
-            self._counts.add_unreadable(self.name, self.number, f"the file is damaged: {error}")
-            return []
+            self._is_damaged = True
+            place = self.number + len(lines)
+            self._counts.lines += 1
+            self._counts.add_unreadable(self.name, place, f"the file is damaged: {error}")
+        except OSError as error:
+            error.filename = self.name
+            raise
         self._counts.lines += len(lines)
         return lines
+
+    def close(self) -> None:
+        """Leave the file to its owner, who closes it."""
+        self._text.detach()
 
     def add_unreadable(self, line: str, error: Exception) -> None:
         """Count a line that is no entry; an empty one does not matter."""
@@ -200,9 +224,7 @@ class _Log:
             self._counts.lines -= 1
             return
         why = str(error) if isinstance(error, (Unreadable, ValueError)) else ""
-        self._counts.add_unreadable(
-            self.name, self.number, f"{_shown(line)!r}{why and f' ({why})'}"
-        )
+        self._counts.add_unreadable(self.name, self.number, f"{_shown(line)}{why and f' ({why})'}")
 
     def advanced(self) -> int:
         """Return the number of bytes that were read since the last call; 0 if it is not known."""
@@ -221,15 +243,21 @@ def _format_of(lines: Sequence[str]) -> str | None:
 
 
 def _shown(line: str) -> str:
+    """Return the begin of a line in quotes; bytes that are no text take several characters each."""
     line = line.rstrip()
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+    shown = repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
+    return shown if len(shown) <= 2 * _SHOWN else f"{shown[: 2 * _SHOWN]}...{shown[0]}"
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    if path == STANDARD_INPUT:
-        file = sys.stdin.buffer
-        yield file if hasattr(file, "peek") else io.BufferedReader(file)
-        return
-    with open(path, "rb") as file:
-        yield file
+def _opened(path: str, counts: Counts) -> Iterator[_Log]:
+    """Open a log; standard input stays open at the end."""
+    is_input = path == STANDARD_INPUT
+    if is_input and sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+    with nullcontext(sys.stdin.buffer) if is_input else open(path, "rb") as file:
+        log = _Log(path, file, counts)
+        try:
+            yield log
+        finally:
+            log.close()

@@ -10,12 +10,12 @@ from heapq import nlargest
 from typing import Any
 
 from limiter import units
-from limiter.call import STRIDE
+from limiter.call import STRIDE, Block
 from limiter.keys import Key
 from limiter.memory.decide import ask
 from limiter.policyfile.policy import Named
 from limiter.policyfile.reading import PolicyFile
-from limiter.simulate.checks import Finder, Found, plan_of_rates
+from limiter.simulate.checks import Applied, Finder, Found, plan_of_rates
 from limiter.simulate.entry import Entry
 from limiter.simulate.report import DeniedSubject, Memory, PolicyReport, Report, Second
 from limiter.simulate.states import States, states_of
@@ -23,9 +23,8 @@ from limiter.web.by_response import Head
 from limiter.web.identity import Network
 from limiter.web.subjects import disguised, spelled
 
-#: Called for each check with the place of its policy in the file, the subject, the time in microseconds,
-#: the cost, and whether the policy had no room.
-Observer = Callable[[int, Key, int, int, bool], object]
+#: Called for each check with the time in microseconds, and whether the policy had no room.
+Observer = Callable[[Applied, int, bool], object]
 
 #: Subjects that were denied most often, in a report.
 _WORST = 10
@@ -63,24 +62,28 @@ class Replay:
 
     @property
     def fields_seen(self) -> set[str]:
-        """The header fields that requests had, of those that the policies need."""
+        """The header fields that the policies need, as far as a request had them."""
         return self._finder.seen
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether a trusted proxy has reported the address of a client."""
+        return self._finder.has_proxy
 
     def run(self, entries: Iterable[Entry]) -> None:
         """Decide the requests of entries, which are in the order of their time."""
-        find, turn = self._finder.find, self._turn
+        find, is_plain = self._finder.find, not self._settles and self._observe is None
         for entry in entries:
-            time_us = entry[0]
+            self._end_us = time_us = entry[0]
             if time_us >= self._second_us:
-                turn(entry)
-            self._end_us = time_us
+                self._turn(entry)
             self.requests += 1
             if entry[6] == _TOO_MANY_REQUESTS:
                 self.turned_away += 1
             found = find(entry)
-            if (found.unidentified or found.too_large) and self._refuses(found):
-                continue
-            if found.applied:
+            if is_plain and found.is_single:
+                self._decide_only(found.applied[0], found.template.blocks[0], time_us)
+            elif not ((found.unidentified or found.too_large) and self._refuses(found)):
                 self._decide(found, entry)
 
     def report(self, is_hashed: bool = False) -> Report:
@@ -104,7 +107,7 @@ class Replay:
             self._begin_us = time_us
         for tally in self._tallies:
             tally.count_second(self._second_us - units.SECOND_US)
-            tally.turn(time_us)
+            tally.turn(time_us, self._second_us)
         self._second_us = time_us - time_us % units.SECOND_US + units.SECOND_US
         self.has_fractions |= time_us % units.SECOND_US > 0
         self.has_hosts |= bool(entry.host)
@@ -126,33 +129,52 @@ class Replay:
         self.refused += refuses
         return refuses
 
+    def _decide_only(self, applied: Applied, block: Block, time_us: int) -> None:
+        """Decide the only block of a request: as ``ask``, which takes twice as long."""
+        place, subject, cost, _, _ = applied
+        tally = self._tallies[place]
+        states = tally.states[block.key]
+        step = block.policy.step(states.read(subject), time_us)
+        lacks_room = step.room < block.cost
+        if not lacks_room:
+            step.charge(block.cost)
+            states.write(subject, step)
+        else:
+            self.denied += not block.shadow
+            if step.needs_repair:
+                states.write(subject, step)
+        tally.add(subject, cost, time_us, lacks_room)
+
     def _decide(self, found: Found, entry: Entry) -> None:
         """Charge all policies that apply to a request, or none."""
         time_us = entry[0]
         tallies, template = self._tallies, found.template
-        states, steps = [], []
-        for block, (place, subject) in zip(template.blocks, found.places, strict=True):
-            each = tallies[place].states[block.key]
-            states.append(each)
-            steps.append(block.policy.step(each.read(subject), time_us))
+        places, steps = [], []
+        for place, subject, _, blocks, _ in found.applied:
+            for at in blocks:
+                block = template.blocks[at]
+                states = tallies[place].states[block.key]
+                places.append((states, subject))
+                steps.append(block.policy.step(states.read(subject), time_us))
         reply, writes = ask(template, True, steps)
         for at in writes:
-            states[at].write(found.places[at][1], steps[at])
+            states, subject = places[at]
+            states.write(subject, steps[at])
         is_denied = False
-        for place, subject, cost, blocks in found.applied:
-            tally = tallies[place]
-            lacks_room = any(reply[at * STRIDE + 2] for at in blocks)
-            tally.add(subject, cost, time_us, lacks_room)
+        for applied in found.applied:
+            tally = tallies[applied.rule]
+            lacks_room = any(reply[at * STRIDE + 2] for at in applied.blocks)
+            tally.add(applied.subject, applied.cost, time_us, lacks_room)
             is_denied = is_denied or (lacks_room and not tally.rule.shadow)
             if self._observe is not None:
-                self._observe(place, subject, time_us, cost, lacks_room)
+                self._observe(applied, time_us, lacks_room)
         self.denied += is_denied
         if self._settles and entry.status and not is_denied:
             self._settle(found, entry, reply)
 
     def _settle(self, found: Found, entry: Entry, reply: Sequence[int]) -> None:
         """Refund what a response shows to cost nothing."""
-        for place, subject, _, blocks in found.applied:
+        for place, subject, _, blocks, _ in found.applied:
             tally = self._tallies[place]
             by_response: Any = tally.rule.by_response
             if by_response is None or by_response(Head(entry.status)) != 0:
@@ -208,10 +230,10 @@ class _Tally:
             report.denied += self._now_denied
             self._now = self._now_denied = 0
 
-    def turn(self, now_us: int) -> None:
-        """Drop expired state, before the first request of a second."""
+    def turn(self, now_us: int, before_us: int) -> None:
+        """Drop expired state before a request; ``before_us`` is the end of the last second that had any."""
         if any(states.is_due(now_us) for states in self.states):
-            self.measure(now_us)
+            self.measure(before_us)
             for states in self.states:
                 if states.is_due(now_us):
                     states.turn(now_us)

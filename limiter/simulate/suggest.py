@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from fractions import Fraction
 from functools import partial
-from itertools import repeat
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -107,7 +106,7 @@ class Suggestion:
         present: The present limit, simulated alone; None without one.
         limits: The smallest limit of each algorithm.
         bursts: Token buckets of several rates, each with its smallest burst.
-        impossible: Why an algorithm has no suggestion, for each without one.
+        notes: Why an algorithm has no suggestion, and what the simulation left out.
 
     """
 
@@ -118,7 +117,7 @@ class Suggestion:
     present: Trial | None = None
     limits: list[Trial] = field(default_factory=list)
     bursts: list[Trial] = field(default_factory=list)
-    impossible: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def holds(self, trial: Trial) -> bool:
         """Whether the simulation has shown that the share of subjects is never denied."""
@@ -134,7 +133,7 @@ class Suggestion:
             "present": self.present and self._trial(self.present),
             "limits": [self._trial(trial) for trial in self.limits],
             "bursts": [self._trial(trial) for trial in self.bursts],
-            "impossible": self.impossible,
+            "notes": self.notes,
         }
 
     def _trial(self, trial: Trial) -> dict[str, Any]:
@@ -168,36 +167,38 @@ def suggest(
     suggestion = Suggestion(name, share, period_us, demand.subjects)
     if not demand.subjects:
         return suggestion
-    per = timedelta(microseconds=period_us)
-
-    def limits() -> Iterator[Policy]:
-        least = least_for(share, demand, [partial(kind.need, period_us) for kind in KINDS])
-        for kind, limit in zip(KINDS, least, strict=True):
-            try:
-                yield kind.make(limit, per)
-            except InvalidPolicy as error:
-                suggestion.impossible.append(str(error))
-
-    def bursts(rates: Sequence[int]) -> Iterator[Policy]:
-        least = least_for(share, demand, [partial(needs.burst, rate, period_us) for rate in rates])
-        for rate, burst in zip(rates, least, strict=True):
-            try:
-                yield TokenBucket(rate, per, burst)
-            except InvalidPolicy as error:
-                suggestion.impossible.append(str(error))
-
-    by_limit = list(limits())
-    by_rate = [
-        bucket
-        for policy in by_limit
+    per, notes = timedelta(microseconds=period_us), suggestion.notes
+    least = least_for(share, demand, [partial(kind.need, period_us) for kind in KINDS])
+    makes: list[Callable[[], Policy]]
+    makes = [partial(kind.make, limit, per) for kind, limit in zip(KINDS, least, strict=True)]
+    limits = _accepted(makes, notes)
+    rates = [
+        rate
+        for policy in limits
         if isinstance(policy, TokenBucket)
-        for bucket in bursts(_rates(policy.limit))
+        for rate in _rates(policy.limit)
     ]
-    tried = trials([*by_limit, *by_rate, *([present] if present else [])], demand, period_us)
-    suggestion.limits = tried[: len(by_limit)]
-    suggestion.bursts = tried[len(by_limit) : len(by_limit) + len(by_rate)]
+    least = least_for(share, demand, [partial(needs.burst, rate, period_us) for rate in rates])
+    makes = [
+        partial(TokenBucket, rate, per, burst) for rate, burst in zip(rates, least, strict=True)
+    ]
+    bursts = _accepted(makes, notes)
+    tried = trials([*limits, *bursts, *([present] if present else [])], demand, period_us)
+    suggestion.limits = tried[: len(limits)]
+    suggestion.bursts = tried[len(limits) : len(limits) + len(bursts)]
     suggestion.present = tried[-1] if present else None
     return suggestion
+
+
+def _accepted(makes: Iterable[Callable[[], Policy]], notes: list[str]) -> list[Policy]:
+    """Make policies; note why those are missing whose numbers are not accepted."""
+    policies = []
+    for make in makes:
+        try:
+            policies.append(make())
+        except InvalidPolicy as error:
+            notes.append(str(error))
+    return policies
 
 
 def _rates(limit: int) -> list[int]:
@@ -225,39 +226,46 @@ def least_for(
 
 def trials(policies: Sequence[Policy], demand: Iterable[Requests], period_us: int) -> list[Trial]:
     """Simulate each policy alone on all requests."""
-    loads = [Load() for _ in policies]
-    denied = [0] * len(policies)
-    never_denied = [0] * len(policies)
+    limits = [(policy.most_cost, policy.capacity) for policy in policies]
+    requested = Load()
+    denied = [Load() for _ in policies]
+    denials = [0] * len(policies)
+    denied_subjects = [0] * len(policies)
     # A period that is shorter than a second shows no more than the second.
     length_us = max(period_us, units.SECOND_US)
     active: Counter[int] = Counter()
+    subjects = 0
     for _, times, costs, _ in demand:
+        subjects += 1
         active.update({at_us // length_us for at_us in times})
-        for place, policy in enumerate(policies):
-            before, load = denied[place], loads[place]
-            for at_us, cost, admitted in zip(
-                times, costs, decisions(policy, times, costs), strict=True
-            ):
-                if admitted:
-                    load.add(at_us, cost)
-                else:
-                    denied[place] += 1
-            never_denied[place] += denied[place] == before
+        for at_us, cost in zip(times, costs, strict=True):
+            requested.add(at_us, cost)
+        most, total = max(costs), sum(costs)
+        for place, (most_cost, capacity) in enumerate(limits):
+            if most <= most_cost and total <= capacity:
+                continue  # no algorithm denies what is within its limit in all
+            before = denials[place]
+            admitted = decisions(policies[place], times, costs)
+            for at_us, cost, is_admitted in zip(times, costs, admitted, strict=True):
+                if not is_admitted:
+                    denied[place].add(at_us, cost)
+                    denials[place] += 1
+            denied_subjects[place] += denials[place] > before
     most_active = max(active.values(), default=0)
     return [
-        Trial(policy, fine, wrong, load.peak(period_us), most_active * bound(policy))
-        for policy, fine, wrong, load in zip(policies, never_denied, denied, loads, strict=True)
+        Trial(
+            policy,
+            subjects - denied_subjects[place],
+            denials[place],
+            requested.peak(period_us, denied[place]),
+            most_active * bound(policy),
+        )
+        for place, policy in enumerate(policies)
     ]
 
 
-def decisions(policy: Policy, times: needs.Times, costs: needs.Costs) -> Iterable[bool]:
+def decisions(policy: Policy, times: needs.Times, costs: needs.Costs) -> Iterator[bool]:
     """Whether the policy admits each request of a subject, by its own decisions."""
-    if max(costs) <= policy.most_cost and sum(costs) <= policy.capacity:
-        return repeat(True, len(times))  # no algorithm denies what is within its limit in all
-    return _decided(policy, times, costs)
-
-
-def _decided(policy: Policy, times: needs.Times, costs: needs.Costs) -> Iterator[bool]:
     state: Any = [] if policy.key_type == "list" else {}
     for at_us, cost in zip(times, costs, strict=True):
         admitted = cost <= policy.most_cost

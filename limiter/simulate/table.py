@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
 
-from limiter import units
 from limiter.policyfile.explain import numbers
 from limiter.simulate.report import PolicyReport, Report
+from limiter.simulate.words import moment, part, size
 
 #: The width of a table; policies that do not fit are in another table below.
 _WIDTH = 100
@@ -38,7 +37,7 @@ def _summary(report: Report) -> Iterator[str]:
     else:
         yield (
             f"{report.requests:,} requests from {moment(report.begin_us)} to {moment(report.end_us)}, of "
-            f"which {_part(report.denied, report.requests)} would be denied"
+            f"which {part(report.denied, report.requests)} would be denied"
         )
     if report.refused:
         yield f"{report.refused:,} requests would be refused: no usable key, or a cost above the limits"
@@ -71,14 +70,14 @@ def _column(policy: PolicyReport) -> list[str]:
         policy.name + " (shadow)" * policy.shadow,
         numbers(policy.limits),
         f"{policy.requests:,}",
-        _part(policy.denied, policy.requests),
+        part(policy.denied, policy.requests),
         f"{policy.subjects:,}",
-        _part(policy.denied_subjects, policy.subjects),
-        _part(policy.seldom_denied, policy.denied_subjects),
+        part(policy.denied_subjects, policy.subjects),
+        part(policy.seldom_denied, policy.denied_subjects),
         "-" if first is None else moment(first),
         "-" if busiest is None else moment(busiest.time_us),
         "-" if busiest is None else f"{busiest.requests:,}",
-        _size(memory.bytes),
+        size(memory.bytes),
         f"{memory.keys:,}",
     ]
 
@@ -98,23 +97,3 @@ def _table(columns: Sequence[Sequence[str]]) -> Iterator[str]:
     for row in zip(_TITLES, *columns, strict=True):
         cells = (f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
         yield _BETWEEN.join(cells).rstrip()
-
-
-def moment(time_us: int) -> str:
-    """Write a time in UTC, to the second."""
-    time = datetime.fromtimestamp(time_us // units.SECOND_US, timezone.utc)
-    return f"{time:%Y-%m-%d %H:%M:%S}"
-
-
-def _part(count: int, whole: int) -> str:
-    if not count:
-        return "0"
-    return f"{count:,} ({count / whole:.2%})"
-
-
-def _size(size: int) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1_000 or unit == "GB":
-            break
-        size = -(-size // 1_000)
-    return f"about {size:,} {unit}"

@@ -7,8 +7,8 @@ import os
 import threading
 import weakref
 from asyncio import AbstractEventLoop, get_running_loop
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from time import monotonic
@@ -55,6 +55,9 @@ class LoopTransport:
         self._connect_timeout = connect
         #: The background tasks: an event loop itself keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
+        #: How many calls and readings are under way that may still connect.
+        self._users = 0
+        self._is_closed = False
 
     def find(self, call: Call, deadline: float) -> AsyncNode | None:
         """The node that owns the call's subject, if that is known."""
@@ -76,13 +79,32 @@ class LoopTransport:
         """Note that a call got no decision."""
 
     async def close(self) -> None:
-        """Close the connections; one with calls under way is closed when they have ended."""
+        """Close the connections; one with calls under way is closed when they have ended.
+
+        A call under way that needs another connection still makes one, which is closed after the last such
+        call.
+        """
+        self._is_closed = True
         connecting = [node.connecting for node in self.nodes() if node.connecting is not None]
-        for node in self.nodes():
-            node.close()
+        self._close_nodes()
         if connecting:
             await asyncio.wait(connecting)
         await self.closer.close(self._timeout + self._connect_timeout)
+
+    def _close_nodes(self) -> None:
+        for node in self.nodes():
+            node.close()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let the body connect, also after ``close``."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if self._is_closed and not self._users:
+                self._close_nodes()
 
     def send(
         self,
@@ -129,10 +151,11 @@ class LoopTransport:
 
     async def run(self, call: Call, encoded: bytes, deadline: float) -> Any:
         """As ``AsyncTransport.run``, if no connection was ready."""
-        node = self.find(call, deadline) or await self.search(call, deadline)
-        connection = await node.take(deadline)
-        reply = await self.send(call, encoded, node, connection, deadline)
-        return await self.handle_errors(reply, call, encoded, node, connection, deadline)
+        with self.in_use():
+            node = self.find(call, deadline) or await self.search(call, deadline)
+            connection = await node.take(deadline)
+            reply = await self.send(call, encoded, node, connection, deadline)
+            return await self._handle_errors(reply, call, encoded, node, connection, deadline)
 
     async def handle_errors(
         self,
@@ -144,6 +167,18 @@ class LoopTransport:
         deadline: float,
     ) -> Any:
         """Return the reply; if it is an error that proves that nothing ran, send the call again."""
+        with self.in_use():
+            return await self._handle_errors(reply, call, encoded, node, connection, deadline)
+
+    async def _handle_errors(
+        self,
+        reply: Any,
+        call: Call,
+        encoded: bytes,
+        node: AsyncNode,
+        connection: AsyncConnection,
+        deadline: float,
+    ) -> Any:
         redirects: Redirects | None = None
         if isinstance(reply, SendAlone):
             connection = await node.take(deadline)
@@ -264,7 +299,9 @@ class AsyncTransport:
 
     async def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """As ``Transport.load``, for the connections of the running loop."""
-        await self._of_running_loop().load(scripts, key, monotonic() + self._connect_timeout)
+        loop_transport = self._of_running_loop()
+        with loop_transport.in_use():
+            await loop_transport.load(scripts, key, monotonic() + self._connect_timeout)
 
     async def close(self) -> None:
         """Close the running loop's connections; one in use is closed when its calls have ended."""

@@ -130,9 +130,12 @@ class AsyncNode:
         self.connection: AsyncConnection | None = None
         """The last connection made; it may be closed by now."""
         self._connecting: asyncio.Task[LimiterError | None] | None = None
+        #: How often the node was closed.
+        self._closes = 0
         self._attempts = Attempts()
         #: When a connection was last opened to find a new primary.
         self._searched_at = -inf
+        self._has_left = False
 
     def ready(self) -> AsyncConnection | None:
         """The connection, if a call may be sent on it."""
@@ -181,11 +184,17 @@ class AsyncNode:
 
     def close(self) -> None:
         """Close the connection when its calls have ended; cancel an attempt to connect."""
+        self._closes += 1
         if self.connection is not None:
             self.connection.retire()
         for task in (self.connecting, under_way(self._renewing)):
             if task is not None:
                 task.cancel()
+
+    def leave(self) -> None:
+        """As ``close``, for good: a connection for calls that still wait is closed after their timeout."""
+        self._has_left = True
+        self.close()
 
     @property
     def connecting(self) -> asyncio.Task[LimiterError | None] | None:
@@ -207,7 +216,7 @@ class AsyncNode:
         return failure
 
     async def _opened(self) -> LimiterError | None:
-        began = monotonic()
+        began, closes = monotonic(), self._closes
         try:
             connection = await open_connection(
                 self._connect(), self.where, self._timeout, self._connect_timeout
@@ -219,8 +228,12 @@ class AsyncNode:
             return failure
         self.connection = connection
         self._authenticated_at = began
-        if self._credentials is not None:
+        if closes != self._closes:  # the cancellation came when it was ready
+            connection.retire()
+        elif self._credentials is not None:
             check_later(self, connection)
+        if self._has_left:
+            asyncio.get_running_loop().call_later(self._timeout, connection.retire)
         return None
 
     async def renew(self, connection: AsyncConnection) -> None:

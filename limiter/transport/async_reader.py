@@ -56,6 +56,10 @@ class TableLoopTransport(LoopTransport):
 
     async def _read_table(self) -> None:
         """Ask one node after the other until the table is known."""
+        with self.in_use():
+            await self._read_from_nodes()
+
+    async def _read_from_nodes(self) -> None:
         reading = self._table.begin_reading()
         try:
             for node, until in reading.nodes(self._connect_timeout):
@@ -68,7 +72,7 @@ class TableLoopTransport(LoopTransport):
             failure.__cause__ = cause(error)
             reading.failure = failure
         for node in self._table.end_reading(reading):
-            node.close()
+            node.leave()
 
     async def _ask_all(self, node: AsyncNode, until: float) -> list[Any]:
         questions = self._table.questions

@@ -193,8 +193,9 @@ class Connection:
         except TimeoutError as error:
             self.close()
             raise StoreUnavailable(f"{self._where}: no answer within the deadline") from error
-        # MemoryError: the answer announces an array for which there is no memory.
-        except (InvalidResponse, MemoryError) as error:
+        # MemoryError: the answer announces an array for which there is no memory. TypeError: a key of a map
+        # is a list, and hiredis makes a dictionary of it.
+        except (InvalidResponse, MemoryError, TypeError) as error:
             self.close()
             raise StoreRefused(
                 f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"
@@ -234,6 +235,15 @@ class Connection:
         self._redis_connection.disconnect()
 
 
+class IdleLimit:
+    """How many idle connections each node of a transport keeps: none, while the transport is closed."""
+
+    __slots__ = ("most",)
+
+    def __init__(self, most: int = IDLE_KEPT) -> None:
+        self.most = most
+
+
 class Node:
     """One server, its idle connections, and the callers that wait for one."""
 
@@ -244,9 +254,11 @@ class Node:
         connect_timeout: float,
         address: Address,
         credentials: Credentials | None = None,
+        limit: IdleLimit | None = None,
     ) -> None:
         self.address = address
         self._credentials = credentials
+        self._limit = limit or IdleLimit()
         self._connect = connect
         self._connect_timeout = connect_timeout
         self.where = where
@@ -269,7 +281,7 @@ class Node:
         return self.ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
-        """Keep the connection for the next caller."""
+        """Keep the connection for the next caller; close it if there are too many."""
         credentials = self._credentials
         if credentials is not None and connection.authenticated_at < credentials.changed_at:
             self._renew_apart(connection, credentials)
@@ -279,7 +291,7 @@ class Node:
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()  # some of the callers may wait for a newer connection
-        elif len(idle) > IDLE_KEPT:
+        elif len(idle) > self._limit.most:
             with suppress(IndexError):  # other threads took the connections in between
                 idle.pop(0).close()
 
@@ -314,13 +326,18 @@ class Node:
         self.drop_idle(connection.opened_at)
 
     def close(self) -> None:
-        """Close the idle connections; those in use are kept when their call ends."""
+        """Close the idle connections; those in use are kept when their call ends, if the limit permits."""
         with self._changed:
             self._closed_at = monotonic()
             self._changed.notify_all()  # callers that wait must begin another attempt
         self.drop_idle()
         if self._credentials is not None:
             self._credentials.forget(self)
+
+    def leave(self) -> None:
+        """As ``close``, for good: the node has left the store, and only calls under way still use it."""
+        self._limit = IdleLimit(0)
+        self.close()
 
     def drop_idle(self, used_before: float = inf) -> None:
         """Close the idle connections last used before that time: they may be broken, too."""
@@ -429,7 +446,7 @@ class Node:
                 self._waiting -= 1
                 if not self._waiting:
                     self._failures.clear()
-                    while len(self._idle) > IDLE_KEPT:
+                    while len(self._idle) > self._limit.most:
                         with suppress(IndexError):
                             self._idle.pop(0).close()
 

@@ -205,10 +205,11 @@ async def taken_over(connection: Any) -> asyncio.Transport:
         redis.ConnectionError: The server closed it, or sent data without a request.
 
     """
-    if await connection.can_read():
-        raise ConnectionLost("the server closed the connection, or sent data without a request")
     writer = connection._writer
     transport = writer.transport
+    # A reset closes the transport, and shows in nothing that can be read.
+    if await connection.can_read() or transport.is_closing():
+        raise ConnectionLost("the server closed the connection, or sent data without a request")
     # When a stream's writer is garbage-collected, it closes its transport, unless that is closing already.
     writer._transport = _CLOSING
     connection._reader = connection._writer = None

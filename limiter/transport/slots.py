@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Iterator, Set
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
@@ -53,7 +54,7 @@ class SlotTable(Table[Node]):
     @property
     def primaries(self) -> set[Node]:
         """Every node that has a slot."""
-        return {node for node in self.owners if node is not None}
+        return {node for node, _ in groupby(self.owners) if node is not None}
 
     def members(self) -> list[Node]:
         """As ``Table.members``."""
@@ -101,7 +102,7 @@ class SlotTable(Table[Node]):
 
     def to_ask(self, doubted: Set[Address] = frozenset()) -> list[Node]:
         """Every node that may know the table: those with a ready connection first, those in doubt last."""
-        known = list({*self.nodes, *self._named, *self._store.addresses})
+        known = sorted({*self.nodes, *self._named, *self._store.addresses})
         random.shuffle(known)
         # The user's own addresses are never remapped, only those that the cluster names.
         nodes = [self._at(address) for address in known]
@@ -117,7 +118,11 @@ class SlotTable(Table[Node]):
         """
         try:
             entries = [
-                (int(first), int(last), [_address(node, source.address) for node in nodes])
+                (
+                    _slot(first),
+                    _slot(last, int(first)),
+                    [_address(node, source.address) for node in nodes],
+                )
                 for first, last, *nodes in reply
             ]
             ranges = [(first, last, self._remapped(nodes[0])) for first, last, nodes in entries]
@@ -140,7 +145,7 @@ class SlotTable(Table[Node]):
         self.owners = owners
         self._named = claims.named
         left = set(self.nodes) - claims.named - {*self._store.addresses}
-        return [self.nodes.pop(address) for address in left]
+        return [self.nodes.pop(address) for address in sorted(left)]
 
     def pointed_to(self, error: ResponseError, node: Node) -> Node:
         """The node that a MOVED or ASK of ``node`` names; after MOVED, it owns the slot.
@@ -234,4 +239,17 @@ def _pointed_to(error: ResponseError) -> tuple[int, str, int]:
     """Slot, host and port of a MOVED or ASK."""
     slot, _, place = str(error).removeprefix("MOVED ").removeprefix("ASK ").partition(" ")
     host, _, port = place.rpartition(":")
-    return int(slot), host, int(port)
+    return _slot(slot), host, int(port)
+
+
+def _slot(number: Any, least: int = 0) -> int:
+    """The number of a slot, from a reply.
+
+    Raises:
+        ValueError: It is below ``least``, or no slot has this number.
+
+    """
+    slot = int(number)
+    if not least <= slot < SLOTS:
+        raise ValueError
+    return slot

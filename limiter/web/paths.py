@@ -16,13 +16,12 @@ _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 #: Characters for which a path has several readings.
 _ODD = re.compile(r"//|/\.|[\\;#\ufffd]|\n\Z")
 _DOTTED = re.compile(r"//|/\.")
+_SLASHES = re.compile("//+")
 _PARAMETERS = re.compile(r";[^/]*")
 #: A target in absolute form, up to its path (RFC 9112, section 3.2.2).
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 #: A target in a form that has a path, without blanks and control characters.
-_TARGET = re.compile(
-    r"(?:(?:https?://[^/?#]*)?(?=/)|https?://[^/?#]*(?=[?#]|\Z))[^\x00-\x20\x7f]*", re.I
-)
+_TARGET = re.compile(r"(?=[^\x00-\x20\x7f]*\Z)(?:/|https?://[^/?#]*(?:[/?#]|\Z)).*", re.I)
 
 #: The most readings of a path before its dotted segments are resolved. Real clients hardly send a path of
 #: two. Each reading costs time, which an attacker could use.
@@ -32,14 +31,14 @@ _MOST_READINGS = 8
 _LONGEST_ODD = 2_048
 
 
-def decoded(target: str) -> str:
+def decoded(target: str, errors: str = "replace") -> str:
     """Decode a path: its escapes, and its characters up to 255, are bytes of UTF-8.
 
-    Bytes that are not UTF-8 become U+FFFD.
+    Bytes that are not UTF-8 become U+FFFD, or are left out if ``errors`` is ``ignore``.
     """
     if "%" not in target and target.isascii():
         return target
-    return unquote_to_bytes(target.encode("latin-1", "replace")).decode("utf-8", "replace")
+    return unquote_to_bytes(target.encode("latin-1", "replace")).decode("utf-8", errors)
 
 
 def path_of(target: str, method: str) -> str | None:
@@ -106,6 +105,9 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
         segments = reading.split("/")[1:]
         for kept in (segments, [segment for segment in segments[:-1] if segment] + segments[-1:]):
             result["/" + "/".join(_undotted(kept))] = None
+        # Some software drops empty segments and resolves no dots: Werkzeug those at the beginning.
+        result["/" + reading.lstrip("/")] = None
+        result[_SLASHES.sub("/", reading)] = None
     return tuple(result)
 
 
@@ -119,8 +121,9 @@ def _as_sent(path: str, target: str | None) -> Iterator[str]:
     if not sent:
         yield path.partition("#")[0]
     for cut in _with_cuts(sent):
-        yield decoded(cut)
-        yield NO_SLASH.join(map(decoded, _ENCODED_SLASH.split(cut)))
+        for errors in ("replace", "ignore") if "\ufffd" in path else ("replace",):
+            yield decoded(cut, errors)
+            yield NO_SLASH.join(decoded(part, errors) for part in _ENCODED_SLASH.split(cut))
 
 
 def _meaning(path: str, target: str) -> list[str]:

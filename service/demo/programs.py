@@ -14,7 +14,9 @@ HOST = "127.0.0.1"
 
 # Below the kernel's range for outgoing connections, so that a stopped server finds its port free when it
 # starts again.
-_PORTS = range(18_000, 32_000)
+PORTS = range(18_000, 32_000)
+#: Ports that ``free_port`` has not returned, in any order.
+_unused: list[int] = []
 
 
 class ServerError(Exception):
@@ -51,9 +53,14 @@ def _bundled() -> str | None:
 
 
 def free_port() -> int:
-    """Return a loopback port that is free now; another process may take it before the caller does."""
+    """Return a loopback port that is free now; another process may take it before the caller does.
+
+    A port is returned again only after all others.
+    """
     for _ in range(1000):
-        port = secrets.choice(_PORTS)
+        if not _unused:
+            _unused.extend(secrets.SystemRandom().sample(PORTS, len(PORTS)))
+        port = _unused.pop()
         with socket.socket() as probe:
             try:
                 probe.bind((HOST, port))

@@ -5,9 +5,10 @@ Used as in ``with Cluster(3) as cluster: Limiter("100/minute", store=cluster.url
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,8 @@ def stop_all(servers: Iterable[Server]) -> None:
 class Server:
     """One server without data on disk, in a temporary folder of its own.
 
-    ``options`` are added to its command line, such as ``["--maxmemory", "1mb"]``.
+    ``options`` are added to its command line, such as ``["--maxmemory", "1mb"]``, and ``env`` to its
+    environment.
     """
 
     #: What it logs as soon as it serves.
@@ -70,6 +72,7 @@ class Server:
         tls: Certificates | None = None,
         cluster: bool = False,
         host: str = HOST,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.binary = find_server(None if binary is None else str(binary))
         self.host = host
@@ -78,6 +81,7 @@ class Server:
         self.tls = tls
         self.cluster = cluster
         self._options = list(options)
+        self._env = None if env is None else {**os.environ, **env}
         self._login = f":{password}@" if password else ""
         self._folder: TemporaryDirectory[str] | None = None
         self._bus_port = 0
@@ -145,6 +149,7 @@ class Server:
             self._child = Child(
                 f"server on port {self.port}",
                 [self.binary, *self._command_line()],
+                env=self._env,
                 cwd=self.folder,
                 output=output,
                 death_signal=signal.SIGKILL,

@@ -130,7 +130,6 @@ class Machines:
             "LIMITER_STORE": store,
             "LIMITER_POLICIES": str(policies),
             "LIMITER_TRUSTED_PROXIES": TRUSTED,
-            "LIMITER_TIMEOUT": "5",
         }
         variables = self._settings()
         self._service, url = stack.enter_context(serving(folder / "service.log", **variables))

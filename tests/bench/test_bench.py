@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -47,6 +48,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         cwd=CHECKOUT,
+        env={**os.environ, "WRK_PAUSE_MS": "50"},
         timeout=100,
         check=False,
     )

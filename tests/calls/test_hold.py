@@ -404,11 +404,15 @@ def test_other_lengths_of_one_lease(make_on: Make, own: Server, subject: str) ->
     client.close()
 
 
+#: The timeout after which a lease whose reply was lost is released: a stall of the machine is shorter.
+LATER = 2.0
+
+
 def test_a_lost_reply_leaves_no_lease(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
     """The lease was taken, and its reply was lost: the lease is released soon."""
-    limiter, sure = make_on(proxy.url, PLACES, timeout=0.2), make_on(store, PLACES)
+    limiter, sure = make_on(proxy.url, PLACES, timeout=LATER), make_on(store, PLACES)
     limiter.peek(subject)
     proxy.replies = cut
     with pytest.raises(StoreUnavailable), limiter.hold(subject):
@@ -424,7 +428,7 @@ def test_a_lost_reply_before_a_fallback_leaves_no_lease(
     make_on: Make, proxy: Proxy, store: str, subject: str, on_error: str
 ) -> None:
     """The lease in the store is released, and the lease of the fallback stays."""
-    limiter = make_on(proxy.url, PLACES, timeout=0.2, on_error=on_error)
+    limiter = make_on(proxy.url, PLACES, timeout=LATER, on_error=on_error)
     sure = make_on(store, PLACES)
     limiter.peek(subject)
     proxy.replies = cut
@@ -469,7 +473,7 @@ def test_entering_again_after_a_lost_reply(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
     """The late release of the lost lease does not release the lease taken in its place."""
-    limiter, sure = make_on(proxy.url, PLACES, timeout=0.2), make_on(store, PLACES)
+    limiter, sure = make_on(proxy.url, PLACES, timeout=LATER), make_on(store, PLACES)
     limiter.peek(subject)
     proxy.replies = cut
     lease = limiter.hold(subject)

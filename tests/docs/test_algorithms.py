@@ -48,7 +48,6 @@ def test_every_algorithm_has_its_section(name):
     assert idea.count(". ") + idea.count(".\n") >= 3
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("on", ["memory", "server"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_prints_what_the_page_shows(block, on, store, subject):

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import json
 import re
+import shutil
+import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+from limiter.policyfile.reading import read
+from service.demo.servers import HOST, Server, free_port
+from tests.cli.support import run
+from tests.conftest import stopped_coverage
+from tests.server.serving import serving
+from tests.service.support import ROOT, get
+from tests.waiting import until
+
+DOCS = ROOT / "docs"
 LOG = DOCS / "access.log.gz"
+PAGE = (DOCS / "choose-a-limit.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +61,78 @@ def test_the_log_has_each_kind_of_client(program: ModuleType) -> None:
     assert all(map(documentation.match, by_address))
     evening = sum(20 * 3600 <= hit.second < 20.25 * 3600 for hit in hits)
     assert evening > 10 * sum(4 * 3600 <= hit.second < 4.25 * 3600 for hit in hits)
+
+
+def examples(console: str) -> Iterator[tuple[str, str]]:
+    """The commands of a block, each with the output that is shown."""
+    for example in re.split(r"^\$ ", console, flags=re.M)[1:]:
+        command, _, shown = example.partition("\n")
+        yield command, shown
+
+
+def pattern(shown: str) -> str:
+    """What an output must match: ``...`` stands for lines that the page leaves out, and times vary."""
+    escaped = re.sub(r"since 20\d\d-.* UTC", "since T", shown)
+    escaped = re.escape(escaped).replace(re.escape("...\n"), r"(?:.*\n)+")
+    return escaped.replace("since\\ T", r"since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_every_command_prints_what_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the page's order: a policy file replaces the one before, and the service reads it.
+
+    Coverage would take twice as long again; other tests reach the same lines.
+    """
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    shutil.copy(LOG, folder)
+    monkeypatch.chdir(folder)
+    variables: dict[str, str] = {}
+    ports = {"127.0.0.1:8001": f"{HOST}:{free_port()}"}
+    with ExitStack() as stack:
+        stack.enter_context(stopped_coverage())
+        for kind, block in re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S):
+            if kind == "toml":
+                (folder / "shop.toml").write_text(block)
+                if "LIMITER_STORE" in variables:
+                    wait_for(block, ports["127.0.0.1:8001"], variables["LIMITER_ADMIN_TOKEN"])
+            elif kind == "sh":
+                variables |= re.findall(r"(LIMITER_\w+)=(\S+)", block)
+                variables["LIMITER_STORE"] = stack.enter_context(Server()).url
+                settings = {**variables, "LIMITER_POLICIES": str(folder / "shop.toml")}
+                operators = f"--operators={ports['127.0.0.1:8001']}"
+                service = serving(tmp_path / "log", operators, LIMITER_TIMEOUT="5", **settings)
+                _, url = stack.enter_context(service)
+                ports["127.0.0.1:8000"] = url.removeprefix("http://")
+            else:
+                for command, shown in examples(block):
+                    words = command
+                    for port, own in ports.items():
+                        words = words.replace(port, own)
+                    printed = output_of(words, **variables)
+                    assert re.fullmatch(pattern(shown), printed), (command, printed)
+    assert (folder / "guess.png").read_bytes().startswith(b"\x89PNG")
+
+
+def output_of(words: str, **variables: str) -> str:
+    """Return what a command that succeeds prints; ``limiter`` alone needs no process of its own."""
+    if words.startswith("limiter "):
+        done = run(words.removeprefix("limiter "), **variables)
+        assert done.exit_code == 0, (words, done.output)
+        return done.output
+    return subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True).stdout
+
+
+def wait_for(text: str, operators: str, token: str) -> None:
+    """Wait until the service has read a policy file."""
+    expected = [named.description for named in read(text, "shop.toml").policies.values()]
+    bearer = {"Authorization": f"Bearer {token}"}
+
+    def in_force() -> bool:
+        answer = get(f"http://{operators}/v1/policies", bearer)
+        return json.loads(answer.text)["policies"] == json.loads(json.dumps(expected))
+
+    until(in_force)

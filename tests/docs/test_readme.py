@@ -50,7 +50,6 @@ def commands(block: str) -> list[tuple[str, list[str]]]:
     return shown
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("block", blocks("python", README, QUICKSTART))
 def test_python_runs(block: str, store: str) -> None:
     """Every Python block runs unchanged, except for the address of the store."""

@@ -15,6 +15,7 @@ from tests.service.support import ROOT, clean_environment
 TITLES = [
     "Quickstart",
     "Choose an algorithm",
+    "Choose a limit",
     "Flask",
     "FastAPI, ASGI, WSGI, Django",
     "In front of any service",
@@ -22,6 +23,7 @@ TITLES = [
     "Policies",
     "Token budgets for language models",
     "Operate",
+    "Security",
     "Stores",
     "Run the decision service",
     "Runbook",
@@ -29,6 +31,7 @@ TITLES = [
     "Testing an application that is limited",
     "How exact",
     "How fast",
+    "What it survives",
     "The Lua contract",
     "Why a script, and not INCR",
     "Hazards",
@@ -38,7 +41,7 @@ TITLES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_the_site_has_no_warning_and_no_dead_link(tmp_path: Path) -> None:
     """Sphinx checks every link between pages and to headings; a warning is an error."""
     done = subprocess.run(

@@ -14,12 +14,12 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def make(folder: Path, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a target with a ``.venv`` in that folder, without the variables of an outer make."""
+    """Run a target with a ``.venv`` in that folder, without the variables of CI and of an outer make."""
     kept = {name: value for name, value in clean_environment().items() if "MAKE" not in name}
     return subprocess.run(
         ["make", target, f"VENV={folder}/venv"],
         cwd=ROOT,
-        env={**kept, **variables},
+        env={**kept, "LOCKED": "", **variables},
         capture_output=True,
         text=True,
         timeout=60,
@@ -55,9 +55,28 @@ def test_an_installation_shows_how_far_it_is(tmp_path: Path) -> None:
     script(tmp_path / "venv/bin/python", 'echo "python $*"')
     done = make(tmp_path, "demo", DEMO="--port 9001")
 
-    (pip,) = [line for line in done.stdout.splitlines() if " -m pip install " in line]
+    (pip,) = [line for line in done.stdout.splitlines() if " install " in line]
     assert pip.endswith("-e .[demo]")
     assert "-q" not in pip
     assert "--quiet" not in pip
     assert "a minute or more" in done.stdout
     assert done.stdout.splitlines()[-1] == "python -m service.demo --port 9001"
+
+
+def test_ci_installs_only_what_has_a_locked_hash(tmp_path: Path) -> None:
+    """Each package by the lock file, and then our own without a look at any index."""
+    script(tmp_path / "venv/bin/python", 'echo "python $*"')
+    done = make(tmp_path, "demo", LOCKED="1")
+
+    first, second = [line for line in done.stdout.splitlines() if " install " in line]
+    assert first.endswith("--require-hashes --no-deps --only-binary :all: -r requirements.lock")
+    assert second.endswith("--no-index --no-deps --no-build-isolation -e .")
+
+
+def test_an_audit_without_a_database_fails(tmp_path: Path) -> None:
+    """The interpreter of this test fails as pip-audit does."""
+    script(tmp_path / "venv/bin/python", 'case "$*" in *pip_audit*) exit 1;; esac')
+    done = make(tmp_path, "audit")
+
+    assert done.returncode == 2
+    assert "the database of PyPI did not answer" in done.stderr

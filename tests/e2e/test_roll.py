@@ -17,7 +17,7 @@ from tests.e2e.support import Demo
 from tests.waiting import soon
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(25),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
 ]
 
@@ -44,7 +44,7 @@ def test_no_request_fails_while_every_instance_restarts(tmp_path: Path, store: s
         assert demo.stop(signal.SIGTERM) == 0, demo.log
 
     assert set(outcomes) == {"200"}, outcomes
-    assert outcomes.total() >= RATE * seconds / 2  # a busy machine is slower
+    assert outcomes.total() >= RATE * seconds / 10  # a busy machine is slower
     restarted = re.findall(r"^Restarting (.*) \.\.\. ready after", demo.log, re.M)
     assert restarted == ["instance-1 and decision-1", "instance-2 and decision-2"]
     assert stay <= after

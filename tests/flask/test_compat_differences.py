@@ -216,11 +216,11 @@ def test_init_app_twice() -> None:
 
 
 def shifted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds by which both libraries' clocks are ahead."""
+    """Seconds by which both libraries' clocks, which stand still otherwise, are ahead."""
     shift = [0.0]
-    second, nanosecond = time.time, time.monotonic_ns
-    monkeypatch.setattr(time, "time", lambda: second() + shift[0])
-    monkeypatch.setattr(time, "monotonic_ns", lambda: nanosecond() + int(shift[0] * 1e9))
+    second, nanosecond = time.time(), time.monotonic_ns()
+    monkeypatch.setattr(time, "time", lambda: second + shift[0])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: nanosecond + int(shift[0] * 1e9))
     return shift
 
 

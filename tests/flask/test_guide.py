@@ -54,7 +54,6 @@ FEATURES = rows("| Flask-Limiter 4.1 | `limiter.compat")
 KEYS = rows("| configuration |")
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(("block", "asked"), list(zip(blocks(), ASKED, strict=True)))
 def test_code_runs(
     block: str, asked: tuple[list[str], list[int]], store: str, subject: str

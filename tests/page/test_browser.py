@@ -29,7 +29,7 @@ HASTE = "--graceful-timeout=1"
 def url(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[str]:
     """The page of one instance; each test visits it from an address of its own."""
     folder = tmp_path_factory.mktemp("page")
-    variables = {"LIMITER_STORE": store, "LIMITER_PREFIX": "page-tests", "LIMITER_TIMEOUT": "5"}
+    variables = {"LIMITER_STORE": store, "LIMITER_PREFIX": "page-tests"}
     variables["LIMITER_KEY_SECRET"] = folder.name + str(free_port())  # keys of this run alone
     with gunicorn(folder / "log", HASTE, app="service.app:create_app('app-1')", **variables) as (
         _,
@@ -234,8 +234,9 @@ def test_too_many_requests_are_refused_with_a_reason(browser: Browser, url: str)
     click(browser, "[data-burst='30']")
     browser.wait_for_news("This page's own limit denied a request.")
 
-    admitted = sum(card.admitted for card in browser.cards().values())
-    assert admitted < 60
+    cards = browser.cards().values()
+    decided = sum(card.admitted + card.denied for card in cards)
+    assert decided < 30 * len(cards)  # the rest is not sent
     assert browser.run("return mostFlying") <= 7
 
 
@@ -293,7 +294,7 @@ def test_the_countdown_of_the_window_s_end_moves(browser: Browser, url: str) -> 
 
     until(three_values, what=lambda: f"{said}")
     left = [int(match[1]) for text in said if (match := re.fullmatch(r"One in (\d+) s\.", text))]
-    assert left == [left[0], left[0] - 1, left[0] - 2]
+    assert left[0] > left[1] > left[2]
     assert (
         browser.one("#countdown").get_attribute("role") == "timer"
     )  # screen readers do not read it aloud

@@ -181,6 +181,7 @@ OF_A_KEY = "[policies.p]\nlimits = '5/s'\nkey = 'api-key'\n"
         f"{OF_A_KEY}exempt.keys = ['{SUBJECT},b']\n",
         f"[defaults]\noverrides.{SUBJECT} = '6/s'\n{OF_A_KEY}",
         f"[defaults]\nexempt = '{SUBJECT}'\n{OF_A_KEY}",
+        f"[policies]\nkeys = ['{SUBJECT}']\n",
     ],
 )
 def test_no_message_holds_a_subject(text: str) -> None:

@@ -58,7 +58,7 @@ WRONG: list[tuple[str, list[str]]] = [
     (
         "[policies]\np = 5",
         [
-            "2: policies.p is 5: accepted is a table",
+            "2: policies.p is a int: accepted is a table",
             "2: policies.p.limits is missing: accepted is a limit, as in limits = '100/minute'",
         ],
     ),

@@ -186,7 +186,6 @@ def by_file(folder: Path, policies: str, store: str) -> dict[str, str]:
         "LIMITER_STORE": store,
         "LIMITER_PREFIX": f"proxies-{secrets.token_hex(4)}",
         "LIMITER_POLICIES": str(file),
-        "LIMITER_TIMEOUT": "5",
     }
 
 

@@ -40,7 +40,6 @@ def environment(store: str) -> dict[str, str]:
         "LIMITER_PREFIX": f"traefik-{secrets.token_hex(4)}",
         "LIMITER_ALGORITHM": "fixed_window",
         "LIMITER_LIMITS": f"{LIMIT}/hour",
-        "LIMITER_TIMEOUT": "5",
         "LIMITER_TRUSTED_PROXIES": TRUSTED,
     }
 

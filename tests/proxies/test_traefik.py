@@ -66,7 +66,6 @@ def found(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tupl
         LIMITER_STORE=store,
         LIMITER_PREFIX=f"traefik-{secrets.token_hex(4)}",
         LIMITER_LIMITS="3/minute",
-        LIMITER_TIMEOUT="5",
     ) as running:
         yield folder, running
 
@@ -160,7 +159,6 @@ def test_workers_are_replaced_under_load_without_an_error(tmp_path: Path, store:
         LIMITER_STORE=store,
         LIMITER_PREFIX=f"traefik-{secrets.token_hex(4)}",
         LIMITER_LIMITS="200/hour",
-        LIMITER_TIMEOUT="5",
     ) as running:
 
         def load() -> None:
@@ -188,7 +186,6 @@ def test_an_instance_that_hangs_gets_no_requests(tmp_path: Path, store: str) -> 
         "LIMITER_STORE": store,
         "LIMITER_PREFIX": f"traefik-{secrets.token_hex(4)}",
         "LIMITER_LIMITS": "10000/hour",
-        "LIMITER_TIMEOUT": "5",
         "LIMITER_TRUSTED_PROXIES": TRUSTED,
     }
     waited: list[float] = []

@@ -361,11 +361,11 @@ def test_a_silent_store_delays_a_batch_for_a_bounded_time(
         gone = f"redis://{HOST}:{silent.getsockname()[1]}/0"
         given = {"STORE": gone, "ON_ERROR": on_error, "TIMEOUT": "0.1", "LIMITS": "1000/minute"}
         client = make_app(**given).client
-        for bodies, most, last in (
+        for bodies, last in (
             # These wait for each other. The peek is not sent any more.
-            ([{"key": 1, "cost": 1 + number % 2} for number in range(99)], 3, {503}),
-            ([{"key": 1}] * 99, 1, {200, 503}),
-            ([{"key": number} for number in range(99)], 1, {200, 503}),
+            ([{"key": 1, "cost": 1 + number % 2} for number in range(99)], {503}),
+            ([{"key": 1}] * 99, {200, 503}),
+            ([{"key": number} for number in range(99)], {200, 503}),
         ):
             began = monotonic()
             answer = check(client, "default", checks=[*bodies, {"key": 1, "peek": True}])
@@ -374,7 +374,7 @@ def test_a_silent_store_delays_a_batch_for_a_bounded_time(
             results = answer.json()["results"]
             assert {one["status"] for one in results[:99]} == {status}
             assert results[99]["status"] in last
-            assert took < most
+            assert took < 5  # one after the other, they would take ten seconds
 
 
 def test_items_about_one_subject_are_decided_in_order(client: Client) -> None:

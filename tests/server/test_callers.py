@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from limiter import InvalidSetting
-from limiter.server import logs
+from limiter.server import callers, logs
 from tests.server.client import Answer, Client
 from tests.server.conftest import Make
 from tests.server.test_api import problem
@@ -58,6 +58,24 @@ def test_a_stranger_is_not_answered(client: Client, call: tuple[str, str, Any]) 
         assert "trusted network" in problem(answer, 403)["detail"]
 
 
+@pytest.mark.parametrize("root", ["", "/", "/root", "/root/", "/v1", "/v1/", "/v1/check"])
+def test_a_root_path_opens_nothing(client: Client, root: str) -> None:
+    """A server that has one puts it before each path; the check once missed ``/v1`` behind it."""
+    call = {"json": {"key": "victim"}, "peer": STRANGER, "scope": {"root_path": root}}
+    for path in ("/v1/check/default", "/v1/refund/default", "/v1/nothing"):
+        for sent in (path, f"{root}{path}"):
+            problem(client.post(sent, **call), 403)
+    for path in ("/", "/x", "/v1", "/healthz/", "//healthz"):
+        assert client.post(f"{root}{path}", **call).status in (403, 404)
+
+
+@pytest.mark.parametrize("root", ["", "/root", "/api/v1/limiter"])
+def test_a_probe_may_come_from_any_address(client: Client, root: str) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = client.get(f"{root}{path}", peer=STRANGER, scope={"root_path": root})
+        assert answer.status == 200
+
+
 @pytest.mark.parametrize("peer", ["10.1.2.3", "192.0.2.1"])
 def test_a_caller_in_a_trusted_network_is_answered(client: Client, peer: str) -> None:
     assert ask(client, peer).status == 200
@@ -93,6 +111,34 @@ def test_a_proxy_with_another_address_field_makes_no_client_trusted(make_by_file
     assert ask(client, "10.1.2.3").status == 200
     problem(ask(client, "10.1.2.3", X_Real_Ip=STRANGER), 403)
     problem(ask(client, "10.1.2.3", X_Real_Ip="10.1.1.1", X_Forwarded_For=STRANGER), 403)
+
+
+def test_the_token_of_callers_opens_nothing_else(make_app: Make) -> None:
+    app = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, ADMIN_TOKEN=TOKEN)
+    bearer = {"Authorization": f"Bearer {API_TOKEN}"}
+    asked = {**bearer, "X-Forwarded-For": STRANGER}
+    problem(app.client.get("/forward-auth", headers=asked, peer=STRANGER), 403)
+    for path in ("/v1/policies", "/v1/keys/u"):
+        problem(app.operators.get(path, headers=bearer), 401)
+
+
+def test_tokens_are_compared_in_constant_time(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the function that exists for it, which gets the whole of both tokens."""
+    compared = []
+
+    def compare(given: bytes, expected: bytes) -> bool:
+        compared.append((given, expected))
+        return False
+
+    monkeypatch.setattr(callers.hmac, "compare_digest", compare)
+    app = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, ADMIN_TOKEN=TOKEN)
+    for token in ("x", API_TOKEN):
+        assert ask(app.client, STRANGER, Authorization=f"Bearer {token}").status == 403
+    problem(app.operators.get("/v1/policies", headers=BEARER), 401)
+    expected = API_TOKEN.encode()
+    assert compared == [(b"x", expected), (expected, expected), (TOKEN.encode(), TOKEN.encode())]
 
 
 def test_wrong_tokens_are_slowed_down(make_app: Make) -> None:

@@ -124,7 +124,6 @@ def test_refusals_are_few_lines(tmp_path: Path, store: str, subject: str) -> Non
         LIMITER_STORE=store,
         LIMITER_PREFIX=subject,
         LIMITER_POLICIES=str(tmp_path / "policies.toml"),
-        LIMITER_TIMEOUT="5",
         LIMITER_TRUSTED_PROXIES=f"{HOST}/32",
         **TOKENS,
     ) as (child, url):

@@ -64,7 +64,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
             log,
             LIMITER_STORE=server.url,
             LIMITER_LIMITS="1/minute",
-            LIMITER_TIMEOUT="5",
             LIMITER_ADMIN_TOKEN="let-the-operators-in",  # noqa: S106
         ) as (_, url),
     ):
@@ -112,7 +111,6 @@ def test_a_client_that_hangs_up_leaves_no_lease(tmp_path: Path, own: Server, res
         tmp_path / "log",
         LIMITER_STORE=own.url,
         LIMITER_POLICIES=str(file),
-        LIMITER_TIMEOUT="5",
     ) as (_, url):
         address = HOST, int(url.rpartition(":")[2])
         own.pause()
@@ -206,7 +204,6 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         LIMITER_STORE=store,
         LIMITER_NAME=subject,
         LIMITER_LIMITS="50/minute",
-        LIMITER_TIMEOUT="5",
         LIMITER_ADMIN_TOKEN=token,
         TMPDIR=str(temporary),
         HOME=str(home),
@@ -272,7 +269,6 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
         LIMITER_STORE=store,
         LIMITER_PREFIX=subject,
         LIMITER_POLICIES=str(path),
-        LIMITER_TIMEOUT="5",
     ) as (child, url):
 
         def limits() -> set[int]:
@@ -551,7 +547,6 @@ def test_other_servers_run_the_application_too(
         LIMITER_STORE=store,
         LIMITER_NAME=subject,
         LIMITER_LIMITS="1/minute",
-        LIMITER_TIMEOUT="5",
     ):
         url = f"http://{HOST}:{port}"
         assert [ask(url).status for _ in range(2)] == [204, 429]

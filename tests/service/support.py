@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
-from tests.waiting import until
+from tests.waiting import TIMEOUT, until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -69,7 +69,8 @@ def started(
 ) -> Iterator[Child]:
     """Run a server's process, and yield it when it serves."""
     # Without a drain, which would make each test's end longer.
-    environment = clean_environment(**{"DRAIN_SECONDS": "0", **variables})
+    settings = {"DRAIN_SECONDS": "0", "LIMITER_TIMEOUT": str(TIMEOUT)}
+    environment = clean_environment(**{**settings, **variables})
     with log.open("wb") as output:
         child = Child(command[0], command, env=environment, cwd=ROOT, output=output)
 

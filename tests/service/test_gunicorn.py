@@ -38,7 +38,6 @@ def test_workers_share_the_limit_and_leave_nothing_in_the_home_folder(
         LIMITER_STORE=store,
         LIMITER_NAME=subject,
         LIMITER_LIMITS="50/minute",
-        LIMITER_TIMEOUT="5",
     ) as (child, url):
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(get, [f"{url}/demo-service/hello"] * 200))
@@ -131,7 +130,6 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
         LIMITER_STORE=store,
         LIMITER_PREFIX=subject,
         LIMITER_POLICIES=str(path),
-        LIMITER_TIMEOUT="5",
     ) as (child, url):
 
         def limits() -> set[int]:
@@ -164,9 +162,7 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
 def test_on_sigterm_it_is_not_ready_and_answers_for_a_while(tmp_path: Path, store: str) -> None:
     """A second SIGTERM stops it at once; every line of its log is JSON."""
     log = tmp_path / "log"
-    with gunicorn(
-        log, "--workers=2", LIMITER_STORE=store, DRAIN_SECONDS="2", LIMITER_TIMEOUT="5"
-    ) as (child, url):
+    with gunicorn(log, "--workers=2", LIMITER_STORE=store, DRAIN_SECONDS="2") as (child, url):
         assert get(f"{url}/readyz").status == 200
         child.signal(signal.SIGTERM)
         began = time.monotonic()

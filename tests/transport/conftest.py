@@ -26,6 +26,7 @@ from service.demo.servers import (
 from tests.tls import supports_tls
 from tests.topology import Move
 from tests.transport.support import PLENTY, LoopLimiter, loops
+from tests.waiting import TIMEOUT
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]
@@ -37,7 +38,7 @@ def make_limiter() -> Iterator[MakeLimiter]:
     with ExitStack() as stack:
 
         def make(store: Any, limits: Any = PLENTY, **settings: Any) -> Limiter:
-            limiter = Limiter(limits, store=store, **{"timeout": 2.0, **settings})
+            limiter = Limiter(limits, store=store, **{"timeout": TIMEOUT, **settings})
             stack.callback(limiter.close)
             return limiter
 
@@ -61,7 +62,7 @@ class Maker:
 
     def __call__(self, store: Any, limits: Any = PLENTY, **settings: Any) -> Any:
         """A limiter that is closed after the test."""
-        settings = {"timeout": 2.0, **settings}
+        settings = {"timeout": TIMEOUT, **settings}
         if self._kind == "threads":
             limiter = Limiter(limits, store=store, **settings)
             self._stack.callback(limiter.close)

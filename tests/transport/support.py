@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import importlib.util
+import inspect
 import socket
 import threading
 import time
@@ -33,7 +34,7 @@ from limiter.policies import Policy
 from limiter.transport import connect_async
 from limiter.transport.wire import scripts_of
 from service.demo.servers import HOST
-from tests.waiting import soon, until
+from tests.waiting import PATIENCE, TIMEOUT, soon, until
 
 #: So large that nothing is denied by chance, so slow that nothing is refilled.
 PLENTY = FixedWindow(1_000_000, "day")
@@ -119,7 +120,7 @@ class Asker:
     def __init__(self, store: Any, policies: Any = PLENTY, **settings: float) -> None:
         self.policies = (policies,) if isinstance(policies, Policy) else tuple(policies)
         self.plan = Plan(self.policies, KeySpeller("rl", "default", None))
-        timeout = settings.pop("timeout", 2.0)
+        timeout = settings.pop("timeout", TIMEOUT)
         self.transport = connect_async(store, timeout, settings.pop("connect_timeout", 2.0))
         assert not settings
 
@@ -239,6 +240,9 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
     gc.freeze()  # older objects are not this loop's, and a look at all of them takes 0.3 s
     loop: asyncio.AbstractEventLoop = importlib.import_module(kind).new_event_loop()
     loop.set_debug(True)
+    loop.slow_callback_duration = (
+        PATIENCE  # a stall of the machine is no line for a log that a test reads
+    )
     return loop
 
 
@@ -278,7 +282,7 @@ class LoopLimiter:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._limiter, name)
-        if not asyncio.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found):
             return found
         return lambda *given, **named: self._loop.run_until_complete(found(*given, **named))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -263,8 +265,10 @@ def test_closed_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None
             proxy.replies = delay(0.05)
             call = asyncio.ensure_future(asker.hit(subject))
             await asyncio.sleep(0.02)
+            closed = asker.transport._last
             await asker.transport.close()
             assert (await call).granted == 1
+            assert all_ended(closed)
 
     in_loop(main(), kind)
 
@@ -279,10 +283,37 @@ def test_closed_in_the_turn_in_which_a_call_began(
         async with Asker(store if where == "single" else cluster.url) as asker:
             call = asyncio.ensure_future(asker.hit(subject))
             await asyncio.sleep(0)
+            closed = asker.transport._last
             await asker.transport.close()
             assert (await asyncio.wait_for(call, 10)).granted == 1
+            assert all_ended(closed)
 
     in_loop(main(), kind)
+
+
+def test_a_reading_that_began_after_close_leaves_no_connection(
+    cluster: Cluster, subject: str, kind: str
+) -> None:
+    """As when a call that was under way failed after ``close``: the slot table is then read anew."""
+
+    async def main() -> None:
+        async with Asker(cluster.url) as asker:
+            await asker.ready(subject)
+            closed: Any = asker.transport._last
+            await asker.transport.close()
+            closed._table.read_at = -math.inf  # so long ago that it may be read again
+            closed.failed(asker.plan.call("hit", subject, 1))
+            await asyncio.wait([closed._reading])
+            assert closed._table.readings == 2
+            assert closed.closer.connections
+            assert all_ended(closed)
+
+    in_loop(main(), kind)
+
+
+def all_ended(loop_transport: Any) -> bool:
+    """Whether a transport that was closed accepts no call on any of its connections."""
+    return all(connection.closed for connection in loop_transport.closer.connections)
 
 
 @pytest.mark.parametrize("where", ["single", "cluster"])
@@ -343,6 +374,24 @@ def test_a_task_that_ends_before_it_is_assigned(store: str, kind: str) -> None:
         loop.set_task_factory(None)
         assert (await node.take(time.monotonic() + 2)).is_ready()
         await closer.close(2.0)
+
+    in_loop(main(), kind)
+
+
+def test_a_node_that_has_left_keeps_no_connection(store: str, kind: str) -> None:
+    """A call that still waits for one gets it: as after a failover with dead machines."""
+    settings = redis.asyncio.ConnectionPool.from_url(store).connection_kwargs
+
+    async def main() -> None:
+        closer = ConnectionCloser(asyncio.get_running_loop(), lambda _: None)
+        connect = partial(redis.asyncio.Connection, **settings)
+        node = AsyncNode(connect, "store", 0.1, 2.0, ("localhost", 0), closer)
+        used = await node.take(time.monotonic() + 2)
+        node.leave()
+        waited = await node.take(time.monotonic() + 2)
+        assert waited.is_ready()
+        await asyncio.wait_for(asyncio.wait([used.ended, waited.ended]), 10)
+        assert not node.has_idle
 
     in_loop(main(), kind)
 

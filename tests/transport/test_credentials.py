@@ -229,7 +229,9 @@ def test_the_connections_of_a_cluster_follow_a_password_file(
             before = [connections_of(admin, USER) for admin in admins]
             file.write_text("second")
             until(all_authenticated)
-            assert [connections_of(admin, USER) for admin in admins] == before
+            # A call makes a further connection if the idle one is just being authenticated.
+            for admin, earlier in zip(admins, before, strict=True):
+                assert connections_of(admin, USER) >= earlier
             file.write_text("wrong")
             until(lambda: refused(lambda: limiter.hit(subjects[0])))
     finally:

@@ -266,6 +266,7 @@ def test_reset_is_sent_once_too(make_limiter: MakeLimiter, proxy: Proxy, subject
         b"*7\r\n" + b":1\r\n" * 7,
         b"*6\r\n" + b":1\r\n" * 5 + b"#t\r\n",
         b"%3\r\n" + b":1\r\n" * 6,
+        b"%1\r\n*0\r\n:1\r\n",  # a list is no key of a dictionary
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b":abc\r\n",
         b"*1\r\n-NOSCRIPT in a list\r\n",

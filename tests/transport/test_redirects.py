@@ -220,6 +220,21 @@ def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
     assert table.owners[4] is node
 
 
+@pytest.mark.parametrize("slots", [(-1, 5), (0, SLOTS), (5, 4), (0, 10**12), ("x", 5)])
+def test_a_table_of_other_slots_is_refused(slots: tuple[object, object]) -> None:
+    """It would make the table longer, or take all of the memory."""
+    table = made()
+    with pytest.raises(StoreRefused, match="answered CLUSTER SLOTS"):
+        table.parse([[*slots, ["a", 1]]], table.node_at(("a", 1)))
+
+
+@pytest.mark.parametrize("slot", [-1, SLOTS, "x"])
+def test_a_redirect_of_no_slot_is_refused(slot: object) -> None:
+    table = made()
+    with pytest.raises(StoreRefused, match="accepted are a slot and host:port"):
+        table.pointed_to(ResponseError(f"MOVED {slot} b:2"), table.node_at(("a", 1)))
+
+
 def test_a_refusal_is_graver() -> None:
     """It is reported instead of a node that is down, whichever comes first."""
     refused, down = StoreRefused("r"), StoreUnavailable("d")

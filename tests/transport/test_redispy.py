@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import asyncio
 import logging
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,12 @@ import redis.asyncio
 import limiter
 from limiter import StoreRefused
 from limiter.transport import redispy
-from limiter.transport.store import read_store
-from service.demo.servers import Cluster, Server
+from limiter.transport.store import ASYNC, read_store
+from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy
 from tests.transport.conftest import Maker
-from tests.transport.support import outcome
+from tests.transport.support import in_loop, outcome
+from tests.waiting import soon
 
 PRIVATE = {"_sock", "_parser", "_parsers", "_reader", "_writer", "_connection_arguments", "_close"}
 PRIVATE |= {"_ssl_protocol"}
@@ -150,3 +154,43 @@ def test_a_connection_on_which_the_server_speaks_first_is_closed_at_once(proxy: 
         redispy.connected(connection)
 
     assert not connection.is_connected
+
+
+def test_a_connection_that_is_reset_before_we_take_it_over(kind: str) -> None:
+    """The store failed. A reset leaves nothing to read, and the socket is closed already."""
+    listener, connected = socket.create_server((HOST, 0)), threading.Event()
+
+    def shake_hands() -> None:
+        client = listener.accept()[0]
+        received = b""
+        while received.count(b"SETINFO") < 2:
+            received += client.recv(4096)
+        client.sendall(b"+OK\r\n+OK\r\n")
+        connected.wait()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # with a reset
+
+    async def main() -> None:
+        url = f"redis://{HOST}:{listener.getsockname()[1]}?protocol=2"
+        connection = read_store(url, ASYNC).connection(None, 10.0)
+        try:
+            await redispy.connected_in_loop(connection)
+        finally:
+            connected.set()
+        transport = connection._writer.transport
+        await soon(lambda: _returned(transport.is_closing()))
+        with pytest.raises(redis.ConnectionError, match="closed the connection"):
+            await redispy.taken_over(connection)
+        redispy.close_in_loop(connection)
+
+    server = threading.Thread(target=shake_hands)
+    server.start()
+    try:
+        in_loop(main(), kind)
+    finally:
+        server.join()
+        listener.close()
+
+
+async def _returned(value: bool) -> bool:
+    return value

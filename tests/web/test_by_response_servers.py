@@ -38,7 +38,6 @@ def test_under_a_server(tmp_path: Path, store: str, subject: str, app: str) -> N
         "LIMITER_STORE": store,
         "LIMITER_PREFIX": subject,
         "LIMITER_POLICIES": str(tmp_path / "policies.toml"),
-        "LIMITER_TIMEOUT": "5",
     }
     log, options = tmp_path / "log", ["--threads=16"] if is_flask else []
     server = (gunicorn if is_flask else uvicorn)(log, f"{APPS}{app}", *options, **variables)

@@ -25,5 +25,4 @@ def variables(store: str, subject: str) -> dict[str, str]:
         "LIMITER_STORE": store,
         "LIMITER_PREFIX": subject,
         "LIMITER_LIMITS": "20/minute",
-        "LIMITER_TIMEOUT": "5",
     }

@@ -1,6 +1,6 @@
 """Count what four processes admit together on a machine that is too busy for their timeout.
 
-``python -m bench.busy KIND STORE`` is one of the processes.
+``python -m bench.survive.busy KIND STORE`` is one of the processes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import time
 from contextlib import ExitStack
 from typing import Any
 
-from bench.stores import Program
 from limiter import AsyncLimiter, Limiter
-from service.demo.servers import Server
 
 LIMIT = 100
 #: Processes, the callers of each, and how long they call.
@@ -35,16 +33,15 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def admitted(program: Program, kind: str) -> float:
+def admitted(store: str, kind: str) -> int:
     """Return how many calls of one subject four processes admit within one period."""
     with ExitStack() as stack:
-        store = stack.enter_context(Server(program.path)).url
         burners = _BURNERS * (os.cpu_count() or 1)
         for _ in range(burners):
             burner = subprocess.Popen([sys.executable, "-c", _BURN])
             stack.callback(burner.wait)
             stack.callback(burner.kill)
-        command = [sys.executable, "-m", "bench.busy", kind, store]
+        command = [sys.executable, "-m", "bench.survive.busy", kind, store]
         callers = [
             stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
             for _ in range(PROCESSES)
@@ -64,7 +61,7 @@ def _threads(store: str) -> int:
 
     def call(number: int) -> None:
         while time.monotonic() < end:
-            allowed[number] += limiter.hit("user:42").allowed
+            allowed[number] += limiter.hit("threads").allowed
 
     end = time.monotonic() + SECONDS
     threads = [threading.Thread(target=call, args=[number]) for number in range(CALLERS)]
@@ -81,7 +78,7 @@ async def _tasks(store: str) -> int:
     async def call() -> int:
         allowed = 0
         while time.monotonic() < end:
-            allowed += (await limiter.hit("user:42")).allowed
+            allowed += (await limiter.hit("tasks")).allowed
             await asyncio.sleep(0)
         return allowed
 

@@ -1,0 +1,570 @@
+"""The events: each makes a fault of its stage, and ends it."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import redis
+
+from bench.survive import busy, stages
+from bench.survive.application import KINDS
+from bench.survive.stages import Stage
+from service.demo.servers import HOST, Server
+from tests.proxy import Proxy, cut, delay, replace, swallow
+from tests.topology import take_over
+from tests.waiting import until
+
+
+class Event(NamedTuple):
+    """One event, and the promises about it that differ from event to event."""
+
+    name: str
+    group: str
+    stage: type[Stage]
+    fault: Callable[[Any], None]
+    """Make the fault, and end it; it gets the stage."""
+    again: float = 1.0
+    """Seconds after the store's outage within which every call must be decided again."""
+    losses: int = 0
+    """How often the store may lose state."""
+    calm: float = 1.2
+    """Seconds without faults at the end."""
+    most: tuple[tuple[str, float], ...] = ()
+    """Goals of more figures: the name, and the largest value."""
+
+
+#: A handshake whose data was lost is given up after ``connect_timeout``, and then another one begins.
+HANDSHAKE = 2.1
+#: The figure of the first promise.
+SCRIPT_CALLS = "script calls of a decision"
+
+
+def _nothing(stage: stages.Single) -> None:
+    """Let nothing happen, and count the script calls of the store."""
+    calls = stage.application.calls
+    stage.application.look()
+    first = len(calls)
+    stage.admin.config_resetstat()
+    time.sleep(2)
+    counted = stage.admin.info("commandstats")
+    stage.application.look()
+    scripts = sum(
+        counted.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")
+    )
+    # A place that was held is also released.
+    decisions = sum(1 + (call.held_until > 0) for call in calls[first:])
+    stage.extra[SCRIPT_CALLS] = scripts / decisions
+
+
+# Wire
+
+
+def _delayed(stage: stages.Single) -> None:
+    stage.proxy.requests = stage.proxy.replies = delay(0.015)
+    time.sleep(2)
+    stage.proxy.mend()
+
+
+def _delayed_beyond_the_deadline(stage: stages.Single) -> None:
+    stage.proxy.replies = delay(0.25)
+    time.sleep(2)
+    stage.proxy.mend()
+
+
+def _lossy(stage: stages.Single) -> None:
+    """A lost packet is sent again after 0.2 s, and TCP holds back all that follows it."""
+    drawn = random.Random(18)
+
+    def late(data: bytes) -> bytes:
+        if drawn.random() < 0.05:
+            time.sleep(0.2)  # the delay is the fault
+        return data
+
+    with stage.fault():
+        stage.proxy.requests = stage.proxy.replies = late
+        time.sleep(2)
+        stage.proxy.mend()
+
+
+def _black_hole(stage: stages.Single) -> None:
+    stage.proxy.requests = stage.proxy.replies = swallow
+    time.sleep(1)
+    stage.proxy.mend()
+
+
+def _replies_lost(stage: stages.Single) -> None:
+    stage.proxy.replies = swallow
+    time.sleep(1)
+    stage.proxy.mend()
+
+
+def _split(stage: stages.Single) -> None:
+    stage.proxy.piece = 7
+    time.sleep(2)
+    stage.proxy.piece = 0
+
+
+def _reset(stage: stages.Single) -> None:
+    for _ in range(10):
+        with stage.cut():
+            stage.proxy.cut_all(reset=True)
+        time.sleep(0.2)
+
+
+def _closed(stage: stages.Single) -> None:
+    for _ in range(10):
+        with stage.cut():
+            stage.proxy.cut_all()
+        time.sleep(0.2)
+
+
+def _cut_after_requests(stage: stages.Single) -> None:
+    """The server executes calls, and each connection ends before their replies."""
+    stage.proxy.replies = cut
+    time.sleep(1)
+    stage.proxy.mend()
+
+
+def _half_open(stage: stages.Single) -> None:
+    with stage.cut():
+        stage.proxy.strand_all()
+    time.sleep(1)
+
+
+def _garbage(stage: stages.Single) -> None:
+    stage.proxy.replies = replace(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+    time.sleep(1)
+    stage.proxy.mend()
+
+
+def _refused(stage: stages.Single) -> None:
+    target = stage.proxy.target
+    with Proxy(target) as closed:
+        stage.proxy.target = (HOST, closed.port)
+    stage.proxy.cut_all()  # from now on, each connection ends at once
+    time.sleep(1)
+    stage.proxy.target = target
+
+
+# Server
+
+
+def _stopped(stage: stages.Single) -> None:
+    stage.server.pause()
+    time.sleep(1)
+    stage.server.resume()
+
+
+def _stopped_often(stage: stages.Single) -> None:
+    for _ in range(8):
+        stage.server.pause()
+        time.sleep(0.12)
+        stage.server.resume()
+        time.sleep(0.12)
+
+
+def _restarted(stage: stages.Single) -> None:
+    stage.server.kill()
+    time.sleep(0.5)
+    stage.server.restart()
+
+
+def _scripts_flushed(stage: stages.Single) -> None:
+    for _ in range(20):
+        stage.admin.script_flush()
+        time.sleep(0.05)
+
+
+def _clients_killed(stage: stages.Single) -> None:
+    for _ in range(10):
+        with stage.cut():
+            _kill_clients(stage.admin)
+        time.sleep(0.1)
+
+
+def _kill_clients(admin: redis.Redis) -> None:
+    admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+def _out_of_memory(stage: stages.Single) -> None:
+    stage.admin.config_set("maxmemory", 1)
+    time.sleep(1)
+    stage.admin.config_set("maxmemory", 0)
+
+
+def _busy_script(stage: stages.Single) -> None:
+    stage.admin.config_set("busy-reply-threshold", 50)
+
+    def spin() -> None:
+        with suppress(redis.RedisError), stage.server.client() as client:
+            client.eval("while true do end", 0)
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    time.sleep(1)
+    until(lambda: _killed(stage.admin))
+    thread.join()
+
+
+def _killed(admin: redis.Redis) -> bool:
+    try:
+        return bool(admin.script_kill())
+    except redis.ResponseError:
+        return False
+
+
+def _read_only(stage: stages.Single) -> None:
+    """Make the server a replica at its address, and a primary again."""
+    with Server(stage.binary) as primary:
+        stage.admin.replicaof(HOST, primary.port)
+        time.sleep(1)  # each caller has replaced its connection
+        made, began = stage.proxy.connections, time.monotonic()
+        time.sleep(2)
+        made = stage.proxy.connections - made
+        by_kind = made / len(stage.kinds)
+        stage.extra["connections a second, of a limiter"] = by_kind / (time.monotonic() - began)
+        stage.admin.replicaof("NO", "ONE")
+
+
+def _busy_machine(stage: stages.Single) -> None:
+    """Let more processes compute than the machine has processors, and four others call one limit."""
+    with stage.fault():
+        for kind in stage.kinds:
+            stage.extra[f"admitted of {busy.LIMIT} by four processes, {kind}"] = busy.admitted(
+                stage.server.url, kind
+            )
+
+
+# Topology
+
+
+def pair(stage: stages.Clustered, number: int = 0) -> tuple[Server, Server]:
+    """Return the nodes that were a shard's primary and replica at the beginning."""
+    nodes = stage.cluster.nodes
+    return nodes[number], nodes[number + stage.cluster.primaries]
+
+
+def fail_over(replica: Server) -> None:
+    """Let a replica take over in order, with all that its primary has."""
+    with replica.client() as client:
+        until(lambda: _accepted(client, "CLUSTER FAILOVER"))
+        until(lambda: client.info("replication")["role"] == "master")
+
+
+def _accepted(client: redis.Redis, command: str) -> bool:
+    try:
+        return bool(client.execute_command(command))
+    except redis.ResponseError:
+        return False
+
+
+def _ordered_failover(stage: stages.Clustered) -> None:
+    fail_over(pair(stage)[1])
+
+
+def _a_primary_dies(stage: stages.Clustered) -> None:
+    primary, replica = pair(stage)
+    primary.kill()
+    with replica.client() as client:
+        until(lambda: client.info("replication")["role"] == "master")
+
+
+def _a_primary_is_cut_off(stage: stages.Partitioned) -> None:
+    primary, replica = pair(stage)
+    with primary.client() as admin:
+        admin.config_set("cluster-node-timeout", 200)  # it soon sees that it is alone
+        stage.partition.cut_off(primary)
+        until(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "fail")
+        take_over(replica)
+        time.sleep(1)
+        stage.partition.heal()
+        until(lambda: admin.info("replication")["role"] == "slave")
+
+
+def _all_primaries_die(stage: stages.Clustered) -> None:
+    primaries, replicas = stage.cluster.nodes[:3], stage.cluster.nodes[3:]
+    for node in primaries:
+        node.kill()
+    take_over(*replicas)
+
+
+def _all_nodes_are_replaced(stage: stages.Clustered) -> None:
+    """Fail over to each replica in order, and then take each old primary away."""
+    for number in range(3):
+        old, new = pair(stage, number)
+        fail_over(new)
+        until(partial(_is_replica, old))
+        old.kill()
+
+
+def _is_replica(server: Server) -> bool:
+    return role(server) == "slave"
+
+
+def role(server: Server) -> str:
+    """Return `master` or `slave`."""
+    with server.client() as client:
+        return str(client.info("replication")["role"])
+
+
+def _a_slot_moves(stage: stages.Moving) -> None:
+    for _ in range(10):
+        with stage.fault():
+            stage.move.begin()
+            time.sleep(0.03)
+            stage.move.keys()
+            stage.move.end()
+
+
+def _a_slot_moves_slowly(stage: stages.Moving) -> None:
+    """Hold a slot between two nodes, with its keys on both, and then end the move."""
+    with stage.fault():
+        stage.move.begin()
+        time.sleep(0.5)
+        stage.move.keys()
+        stage.move.end()
+
+
+def _an_operator_fails_over(stage: stages.Sentinels) -> None:
+    """The old primary lives, and goes on as a primary for eight seconds."""
+    new = stage.watched.servers[1]
+    stage.watched.failover()
+    stage.until_named(new)
+    named = time.monotonic()
+    with new.client() as admin:
+        admin.config_resetstat()
+        until(lambda: "cmdstat_evalsha" in admin.info("commandstats"))
+    stage.extra["seconds until the new primary is used"] = time.monotonic() - named
+
+
+def _a_watched_primary_dies(stage: stages.Sentinels) -> None:
+    old, new = stage.watched.servers
+    old.kill()
+    stage.until_named(new)
+
+
+def _a_sentinel_dies_too(stage: stages.Sentinels) -> None:
+    """Stop a primary and the first sentinel: neither closes its connections, as if their machine died."""
+    old, new = stage.watched.servers
+    first, *others = stage.watched.sentinels
+    old.pause()
+    first.pause()
+    until(lambda: any(each.named(stage.watched.service) == new.port for each in others))
+    time.sleep(1)
+    first.resume()
+    old.resume()
+
+
+# Clocks
+
+
+def _clock_back(stage: stages.Clocked) -> None:
+    stage.step(-60)
+    time.sleep(5)
+
+
+def _clock_slightly_back(stage: stages.Clocked) -> None:
+    for number in range(1, 9):
+        stage.step(-0.4 * number)
+        time.sleep(0.3)
+    time.sleep(1.5)  # the windows that are longer by the last step end
+
+
+def _clock_forward(stage: stages.Clocked) -> None:
+    stage.step(60)
+    time.sleep(2)
+
+
+# Names
+
+
+def _silent_name_server(stage: stages.Named) -> None:
+    """The name server is silent while connections exist, and then while they end."""
+    with stage.fault():
+        stage.application.name(stage.host, None)
+        time.sleep(0.5)
+        stage.proxy.cut_all()
+        time.sleep(1)
+        stage.application.name(stage.host, [(HOST, 0)])
+
+
+def _changed_address(stage: stages.Named) -> None:
+    """The name leads to another server, and the old one ends."""
+    with Server(stage.server.binary) as other:
+        stage.application.name(stage.host, [(HOST, other.port)])
+        with stage.cut():
+            stage.proxy.cut_all()
+        time.sleep(1.5)
+        stage.application.name(stage.host, [(HOST, stage.proxy.port)])
+        with stage.cut():
+            other.kill()
+
+
+def _dead_first_address(stage: stages.Named) -> None:
+    with stage.fault():
+        stage.proxy.cut_all()
+    time.sleep(0.5)
+
+
+# TLS and passwords
+
+
+def _expired_certificate(stage: stages.Encrypted) -> None:
+    yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+    stage.serve(not_after=yesterday)
+    _kill_clients(stage.admin)
+    worked, began = stage.application.usage().worked, time.monotonic()
+    time.sleep(2)
+    worked = (stage.application.usage().worked - worked) / len(stage.kinds)
+    stage.extra["processor of a limiter, % of a core"] = 100 * worked / (time.monotonic() - began)
+    stage.serve()
+
+
+def _rotated_certificate(stage: stages.Encrypted) -> None:
+    for _ in range(3):
+        stage.serve()
+        time.sleep(0.3)
+        with stage.cut():
+            _kill_clients(stage.admin)
+        time.sleep(0.3)
+
+
+def _rotated_password(stage: stages.Authenticated) -> None:
+    """In the order of docs/stores.md: both passwords, then the file, then the new one alone."""
+    stage.admin.execute_command("ACL", "SETUSER", "limiter", ">second")
+    time.sleep(0.2)
+    stage.passwords.write_text("second\n")
+    with stage.cut():
+        stage.proxy.cut_all()  # connections are made anew
+    time.sleep(0.5)
+    stage.admin.execute_command("ACL", "SETUSER", "limiter", "<first")
+    time.sleep(0.5)
+
+
+def _wrong_password(stage: stages.Authenticated) -> None:
+    """In the wrong order: the server has a new password before the file has it."""
+    stage.admin.execute_command("ACL", "SETUSER", "limiter", "<first", ">second")
+    stage.proxy.cut_all()
+    time.sleep(1)
+    stage.passwords.write_text("second\n")
+
+
+EVENTS = (
+    # A call or two may be on its way at the beginning and at the end.
+    Event("nothing happens", "none", stages.Single, _nothing, most=((SCRIPT_CALLS, 1.05),)),
+    Event("each piece of data is 15 ms late", "wire", stages.Single, _delayed),
+    Event("each reply is 250 ms late", "wire", stages.Single, _delayed_beyond_the_deadline),
+    Event("5 % of the pieces are lost and sent again", "wire", stages.Single, _lossy),
+    Event("nothing passes for a second", "wire", stages.Single, _black_hole, again=HANDSHAKE),
+    Event("replies are lost for a second", "wire", stages.Single, _replies_lost, again=HANDSHAKE),
+    Event("connections end before replies", "wire", stages.Single, _cut_after_requests),
+    Event("pieces of 7 bytes", "wire", stages.Single, _split),
+    Event("all connections are reset, 10 times", "wire", stages.Single, _reset),
+    Event("all connections are closed, 10 times", "wire", stages.Single, _closed),
+    Event("all connections are half-open", "wire", stages.Single, _half_open),
+    Event("garbage in place of replies", "wire", stages.Single, _garbage),
+    Event("connections are refused", "wire", stages.Single, _refused),
+    Event("the server stops for a second", "server", stages.Single, _stopped),
+    Event("the server stops for 0.12 s, 8 times", "server", stages.Single, _stopped_often),
+    Event("the server is killed, and starts empty", "server", stages.Single, _restarted, losses=1),
+    Event("SCRIPT FLUSH, 20 times", "server", stages.Single, _scripts_flushed),
+    Event("CLIENT KILL of all, 10 times", "server", stages.Single, _clients_killed),
+    Event("no memory left (OOM)", "server", stages.Single, _out_of_memory),
+    Event("a script that does not end (BUSY)", "server", stages.Single, _busy_script),
+    Event(
+        "the server is a replica for a time (READONLY)",
+        "server",
+        stages.Single,
+        _read_only,
+        losses=1,
+        most=(("connections a second, of a limiter", 2),),
+    ),
+    Event(
+        "a machine that is too busy",
+        "server",
+        stages.Single,
+        _busy_machine,
+        # What the store admits, and as much by on_error="local".
+        most=tuple(
+            (f"admitted of {busy.LIMIT} by four processes, {kind}", 2 * busy.LIMIT)
+            for kind in KINDS
+        ),
+    ),
+    Event("cluster: an orderly failover", "topology", stages.Clustered, _ordered_failover),
+    Event("cluster: a primary dies", "topology", stages.Clustered, _a_primary_dies, losses=1),
+    Event(
+        "cluster: all primaries die, the only known addresses",
+        "topology",
+        stages.Primaries,
+        _all_primaries_die,
+        again=3,
+        losses=1,
+    ),
+    Event(
+        "cluster: a primary is cut off from the others",
+        "topology",
+        stages.Partitioned,
+        _a_primary_is_cut_off,
+        losses=1,
+    ),
+    Event("cluster: all nodes are replaced", "topology", stages.Clustered, _all_nodes_are_replaced),
+    Event("cluster: a slot moves, 10 times", "topology", stages.Moving, _a_slot_moves),
+    Event(
+        "cluster: a slot moves for half a second", "topology", stages.Moving, _a_slot_moves_slowly
+    ),
+    Event(
+        "Sentinel: an operator's failover",
+        "topology",
+        stages.Sentinels,
+        _an_operator_fails_over,
+        losses=1,
+        most=(("seconds until the new primary is used", 0.5),),
+    ),
+    Event(
+        "Sentinel: the primary dies",
+        "topology",
+        stages.Sentinels,
+        _a_watched_primary_dies,
+        losses=1,
+    ),
+    Event(
+        "Sentinel: a machine with the primary and a sentinel dies",
+        "topology",
+        stages.Sentinels,
+        _a_sentinel_dies_too,
+        losses=1,
+    ),
+    Event("the clock steps back by 60 s", "clocks", stages.Clocked, _clock_back),
+    Event("the clock steps back by 0.4 s, 8 times", "clocks", stages.Clocked, _clock_slightly_back),
+    Event("the clock steps forward by 60 s", "clocks", stages.Clocked, _clock_forward, losses=1),
+    Event("a silent name server", "names", stages.Named, _silent_name_server, again=HANDSHAKE),
+    Event("a name's address changes", "names", stages.Named, _changed_address, losses=2),
+    Event(
+        "a name's first address answers nothing",
+        "names",
+        stages.BlackHole,
+        _dead_first_address,
+        again=HANDSHAKE,
+    ),
+    Event(
+        "an expired certificate",
+        "TLS and passwords",
+        stages.Encrypted,
+        _expired_certificate,
+        most=(("processor of a limiter, % of a core", 5),),
+    ),
+    Event(
+        "a new certificate, 3 times", "TLS and passwords", stages.Encrypted, _rotated_certificate
+    ),
+    Event("a new password", "TLS and passwords", stages.Authenticated, _rotated_password),
+    Event(
+        "a wrong password for a second", "TLS and passwords", stages.Authenticated, _wrong_password
+    ),
+)

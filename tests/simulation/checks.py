@@ -1,0 +1,123 @@
+"""The promises that must hold after each schedule."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator
+
+from limiter import Decision, StoreUnavailable
+from limiter.call import STRIDE
+from limiter.transport.redirects import MOST_REDIRECTS
+from tests.simulation.runs import RECOVERS_WITHIN, Outcome, Record
+from tests.simulation.servers import Execution
+
+#: Seconds by which a call may miss its deadline on the virtual clock: twice the part of the timeout by
+#: which the timer of a connection may be late, and two milliseconds, since a poll of a socket ends in whole
+#: ones.
+GRACE_PART, MOST_GRACE, ROUNDING = 0.1, 0.020, 0.002
+
+
+def broken(record: Record) -> list[str]:
+    """The promises that the schedule broke, each in one line."""
+    return [*_answers(record), *_charges(record), *_rest(record)]
+
+
+def _answers(record: Record) -> Iterator[str]:
+    """Each call is answered in time, with a decision, StoreUnavailable, or what ``on_error`` says."""
+    plan = record.plan
+    most = plan.timeout + min(plan.timeout * GRACE_PART, MOST_GRACE) + ROUNDING
+    for outcome in record.outcomes:
+        name, result = _name(outcome), outcome.result
+        if outcome.took is None:
+            yield f"{name} has no answer"
+        elif outcome.took > most:
+            yield f"{name} took {outcome.took:.6f} s, with a timeout of {plan.timeout} s"
+        if isinstance(result, asyncio.CancelledError):
+            if outcome.planned.cancelled_after is None:
+                yield f"{name} was cancelled by no caller"
+        elif plan.is_calm and (
+            isinstance(result, StoreUnavailable) or getattr(result, "degraded", False)
+        ):
+            yield f"{name} was not decided by the store, and nothing kept it from that: {result!r}"
+        elif isinstance(result, StoreUnavailable):
+            if plan.on_error != "raise" and outcome.planned.kind != "refund":
+                yield f"{name} raised {result!r}, with on_error={plan.on_error}"
+        elif isinstance(result, BaseException):
+            yield f"{name} raised {result!r}"
+        elif isinstance(result, Decision) and result.degraded and plan.on_error == "raise":
+            yield f"{name} was decided without the store"
+
+
+def _charges(record: Record) -> Iterator[str]:
+    """Each call ran at most once, its decision is its own, and the store charged what passed."""
+    ran: dict[tuple[bytes, ...], list[Execution]] = defaultdict(list)
+    for execution in record.ledger:
+        ran[execution.keys].append(execution)
+    groups: dict[tuple[tuple[bytes, ...], str, int], list[Outcome]] = defaultdict(list)
+    for outcome in record.outcomes:
+        groups[outcome.keys, outcome.planned.kind, outcome.planned.cost].append(outcome)
+    ran_for: dict[tuple[bytes, ...], list[Outcome]] = defaultdict(list)
+    for outcome in record.outcomes:
+        ran_for[outcome.keys].append(outcome)
+    for (keys, kind, cost), outcomes in groups.items():
+        mode = kind if kind in ("peek", "refund") else "hit"
+        own = [each for each in ran[keys] if each.mode == mode]
+        if (sent := record.redirected[keys]) > (MOST_REDIRECTS + 1) * len(ran_for[keys]):
+            yield f"{sent} redirects were sent to calls for {keys}"
+        if kind != "burst":
+            own = [each for each in own if each.cost == cost]
+            if len(own) > 1:
+                yield f"{_name(outcomes[0])} ran {len(own)} times: {own}"
+        charged = sum(each.charged for each in own)
+        if charged > cost * len(outcomes):
+            yield f"{len(outcomes)} x {_name(outcomes[0])} were charged {charged} units"
+        decided = [
+            each.result
+            for each in outcomes
+            if isinstance(each.result, Decision) and not each.result.degraded
+        ]
+        allowed = sum(decision.allowed for decision in decided) if mode == "hit" else 0
+        if allowed * cost > charged:
+            yield f"{allowed} x {_name(outcomes[0])} passed, and {charged} units were charged"
+        for decision in decided:
+            if kind == "burst":
+                if not _is_share(decision, own):
+                    yield f"{_name(outcomes[0])} got another call's reply {decision!r}: its own are {own}"
+            elif not own or not _is_reply(decision, own[0]):
+                yield f"{_name(outcomes[0])} got another call's reply {decision!r}; its own: {own}"
+
+
+def _is_reply(decision: Decision, execution: Execution) -> bool:
+    reply = execution.reply
+    return tuple(each.remaining for each in decision.each) == reply[1:-1:STRIDE] and (
+        decision.granted == reply[0] or not decision.allowed
+    )
+
+
+def _is_share(decision: Decision, executions: list[Execution]) -> bool:
+    """Whether a joined call may have this decision: others behind it may have been charged, too."""
+    for execution in executions:
+        reply = execution.reply
+        least = reply[1]
+        most = least + execution.charged
+        if (
+            decision.allowed <= (execution.charged > 0)
+            and least <= decision.each[0].remaining <= most
+        ):
+            return True
+    return False
+
+
+def _rest(record: Record) -> Iterator[str]:
+    """Nothing is left, no error was logged, and the limiter goes on after the last fault."""
+    for line in record.logged:
+        yield f"logged: {line}"
+    for what in record.left:
+        yield f"left open: {what}"
+    if not record.recovered:
+        yield f"no call was decided within {RECOVERS_WITHIN} s after the last fault"
+
+
+def _name(outcome: Outcome) -> str:
+    return f"{outcome.planned.kind} of {outcome.planned.subject} for {outcome.planned.cost}"
