@@ -32,6 +32,7 @@ from bench import (
     report,
     server_time,
     shards,
+    simulate,
     threads,
     through_traefik,
     wrk,
@@ -59,6 +60,7 @@ PARTS: dict[str, Callable[[list[Program], Effort, Library | None], Section]] = {
     "service": decision_service.measure,
     "forward-auth": lambda servers, effort, _: forward_auth.measure(servers, effort),
     "budgets": lambda servers, effort, _: budgets.measure(servers, effort),
+    "simulate": lambda _servers, effort, _: simulate.measure(effort),
     "profile": lambda servers, effort, _: hit_profile.measure(servers, effort),
 }
 #: For parts that cannot measure another library beside the checkout's: the reason.
@@ -70,6 +72,7 @@ _ALONE = dict.fromkeys(
     "ab": "the demo is this checkout's, and imports its library",
     "forward-auth": "Traefik's configuration is this checkout's, and so are the services",
     "budgets": "the proxy is this checkout's, and imports its library",
+    "simulate": "no other revision reads the same logs",
     "profile": "it calls internals of the library, which differ between revisions",
 }
 #: For parts that need another program: a function that says why the part cannot run.

@@ -24,7 +24,7 @@ from limiter.web.request import Request, bare_host
 from limiter.web.rules import Check, Rule
 
 #: Results that are kept for requests that look the same; if there are more, all are found again.
-_MOST_KEPT = 100_000
+_MOST_KEPT = 50_000
 
 
 class Applied(NamedTuple):
@@ -46,26 +46,23 @@ class Found:
     Attributes:
         applied: The rules that apply, in the order of the file.
         template: The call that decides all of them.
-        places: Of each of its blocks, the place of its rule, and the subject.
+        is_single: Whether the call has one block, and no rule is missing.
         unidentified: The places of the rules for which the request has no usable key.
         too_large: The places of the rules whose limits never admit the cost.
         is_refused: Whether the request is refused, whatever the limits have counted.
-        only: The place of the rule, the block and the subject, if there is nothing else.
 
     """
 
-    __slots__ = (
-        *("applied", "is_refused", "only", "places", "template", "too_large", "unidentified"),
-    )
+    __slots__ = ("applied", "is_refused", "is_single", "template", "too_large", "unidentified")
+
+    applied: tuple[Applied, ...]
+    template: CallTemplate
+    is_single: bool
 
     def __init__(self) -> None:
-        self.applied: list[Applied] = []
-        self.template = CallTemplate("hit", 0, 0, ())
-        self.places: list[tuple[int, Key]] = []
-        self.unidentified: list[int] = []
-        self.too_large: list[int] = []
+        self.unidentified: tuple[int, ...] = ()
+        self.too_large: tuple[int, ...] = ()
         self.is_refused = False
-        self.only: tuple[int, Block, Key] | None = None
 
 
 def plan_of_rates(rule: Rule) -> Plan | None:
@@ -94,7 +91,9 @@ class Finder:
         self._views: dict[Any, int | None] = {}
         self._number_of: dict[Any, int] = {}
         self._found: dict[Any, Found] = {}
-        self._templates: dict[tuple[Block, ...], CallTemplate] = {}
+        #: By rule, cost and limits: the limits that count units, and their blocks.
+        self._blocks: dict[Any, tuple[tuple[Policy, ...], tuple[Block, ...]]] = {}
+        self._templates: dict[Any, CallTemplate] = {}
 
     def find(self, entry: Entry) -> Found:
         """Return the checks of an entry's request."""
@@ -114,8 +113,7 @@ class Finder:
             known = view, address, *[headers.get(field) for field in self._needed]
         found = self._found.get(known)
         if found is None:
-            if len(self._found) >= _MOST_KEPT:
-                self._found.clear()
+            _bound(self._found)
             self._note(address, headers)
             found = self._found[known] = self._find(_request(entry))
         return found
@@ -132,14 +130,12 @@ class Finder:
                 )
             except Ambiguous:
                 view = None
-        if len(self._views) >= _MOST_KEPT:
-            self._views.clear()
+        _bound(self._views)
         if view is None:
             self._views[name] = None
             return None
         if view not in self._number_of:
-            if len(self._number_of) >= _MOST_KEPT:
-                self._number_of.clear()
+            _bound(self._number_of)
             self._number_of[view] = next(self._numbers)
         number = self._views[name] = self._number_of[view]
         return number
@@ -152,51 +148,67 @@ class Finder:
 
     def _find(self, request: Request) -> Found:
         found = Found()
+        applied: list[Applied] = []
+        names: list[Any] = []
         blocks: list[Block] = []
         for place, rule in enumerate(self.rules):
             try:
                 check = self._guard.consider(request, rule)
                 if isinstance(check, Check):
-                    self._add(found, place, check, blocks)
+                    name = place, check.cost, check.limits
+                    limits, own = self._blocks.get(name) or self._prepare(name, check)
+                    if own:
+                        names.append(name)
+                        places = range(len(blocks), len(blocks) + len(own))
+                        blocks += own
+                        applied.append(Applied(place, check.key, check.cost, places, limits))
             except Ambiguous:
-                found.unidentified.append(place)
+                found.unidentified += (place,)
                 found.is_refused |= not rule.shadow
             except Unidentified:
-                found.unidentified.append(place)
+                found.unidentified += (place,)
             except InvalidCost:
-                found.too_large.append(place)
+                found.too_large += (place,)
                 found.is_refused |= not rule.shadow
-        named = tuple(blocks)
-        template = self._templates.get(named)
-        if template is None:
-            if len(self._templates) >= _MOST_KEPT:
-                self._templates.clear()
-            template = self._templates[named] = CallTemplate("hit", 0, 0, named)
-        found.template = template
-        if len(blocks) == 1 and not (found.unidentified or found.too_large):
-            place, subject = found.places[0]
-            found.only = place, blocks[0], subject
+        found.applied = tuple(applied)
+        found.template = self._template(tuple(names), blocks)
+        is_whole = not (found.unidentified or found.too_large)
+        found.is_single = is_whole and len(blocks) == 1
         return found
 
-    def _add(self, found: Found, place: int, check: Check, blocks: list[Block]) -> None:
+    def _prepare(self, name: Any, check: Check) -> tuple[tuple[Policy, ...], tuple[Block, ...]]:
+        """Return the limits of a check that count units, and their blocks; both may be empty.
+
+        Raises:
+            InvalidCost: The cost is more than the limits ever admit at once.
+
+        """
         part = check.part()
         plan = part.plan.of_rates
-        if plan is None:
-            return
-        costs = part.plan.each_cost(part.cost)
-        rates = [
-            cost
-            for cost, policy in zip(costs, part.plan.policies, strict=True)
-            if not policy.leases
-        ]
-        own = plan.blocks(tuple(rates), 0, "", part.shadow)
-        begin = len(blocks)
-        blocks += own
-        found.places += [(place, check.key)] * len(own)
-        cost = check.cost
-        found.applied.append(
-            Applied(place, check.key, cost, range(begin, len(blocks)), plan.policies)
-        )
+        limits: tuple[Policy, ...] = ()
+        blocks: tuple[Block, ...] = ()
+        if plan is not None:
+            costs = part.plan.each_cost(part.cost)
+            pairs = zip(costs, part.plan.policies, strict=True)
+            rates = tuple(cost for cost, policy in pairs if not policy.leases)
+            limits, blocks = plan.policies, plan.blocks(rates, 0, "", part.shadow)
+        _bound(self._blocks)
+        self._blocks[name] = limits, blocks
+        return limits, blocks
+
+    def _template(self, names: tuple[Any, ...], blocks: Sequence[Block]) -> CallTemplate:
+        """Return the call of these blocks, by their names."""
+        template = self._templates.get(names)
+        if template is None:
+            _bound(self._templates)
+            template = self._templates[names] = CallTemplate("hit", 0, 0, tuple(blocks))
+        return template
+
+
+def _bound(kept: dict[Any, Any]) -> None:
+    """Forget all that is kept, if it is too much."""
+    if len(kept) >= _MOST_KEPT:
+        kept.clear()
 
 
 def _view(rule: Rule, request: Request) -> Any:
@@ -215,7 +227,7 @@ def _request(entry: Entry) -> Request:
     """Make the request of an entry."""
     return Request(
         entry.method.upper(),
-        bare_host(entry.host),
+        bare_host(entry.host) if entry.host else "",
         path_of_target(entry.target),
         entry.headers,
         entry.address or None,

@@ -81,8 +81,8 @@ class Replay:
             if entry[6] == _TOO_MANY_REQUESTS:
                 self.turned_away += 1
             found = find(entry)
-            if is_plain and found.only is not None:
-                self._decide_only(*found.only, time_us)
+            if is_plain and found.is_single:
+                self._decide_only(found.applied[0], found.template.blocks[0], time_us)
             elif not ((found.unidentified or found.too_large) and self._refuses(found)):
                 self._decide(found, entry)
 
@@ -129,8 +129,9 @@ class Replay:
         self.refused += refuses
         return refuses
 
-    def _decide_only(self, place: int, block: Block, subject: Key, time_us: int) -> None:
+    def _decide_only(self, applied: Applied, block: Block, time_us: int) -> None:
         """Decide the only block of a request: as ``ask``, which takes twice as long."""
+        place, subject, cost, _, _ = applied
         tally = self._tallies[place]
         states = tally.states[block.key]
         step = block.policy.step(states.read(subject), time_us)
@@ -142,20 +143,23 @@ class Replay:
             self.denied += not block.shadow
             if step.needs_repair:
                 states.write(subject, step)
-        tally.add(subject, block.cost, time_us, lacks_room)
+        tally.add(subject, cost, time_us, lacks_room)
 
     def _decide(self, found: Found, entry: Entry) -> None:
         """Charge all policies that apply to a request, or none."""
         time_us = entry[0]
         tallies, template = self._tallies, found.template
-        states, steps = [], []
-        for block, (place, subject) in zip(template.blocks, found.places, strict=True):
-            each = tallies[place].states[block.key]
-            states.append(each)
-            steps.append(block.policy.step(each.read(subject), time_us))
+        places, steps = [], []
+        for place, subject, _, blocks, _ in found.applied:
+            for at in blocks:
+                block = template.blocks[at]
+                states = tallies[place].states[block.key]
+                places.append((states, subject))
+                steps.append(block.policy.step(states.read(subject), time_us))
         reply, writes = ask(template, True, steps)
         for at in writes:
-            states[at].write(found.places[at][1], steps[at])
+            states, subject = places[at]
+            states.write(subject, steps[at])
         is_denied = False
         for applied in found.applied:
             tally = tallies[applied.rule]

@@ -70,7 +70,9 @@ class Plan(NamedTuple):
     """When each begins, what it is, and how long it takes."""
     stalls: list[tuple[float, float]]
     closes_at: float | None
-    """When the limiter is closed in the middle; later calls use it again."""
+    """When the limiter is closed in the middle, with calls under way."""
+    stays_closed: bool
+    """Whether no later call uses it again."""
     seconds: float
     gives_way: float
     """How likely a thread lets others go first where it need not wait."""
@@ -111,7 +113,8 @@ def draw(seed: int) -> Plan:
             (choose.random() * seconds, choose.random() * choose.choice([0.01, 0.3]))
             for _ in range(0 if is_calm else choose.choice([0, 0, 0, 1, 2]))
         ],
-        closes_at=choose.random() * seconds if choose.random() < 0.25 else None,
+        closes_at=choose.random() * seconds if choose.random() < 0.4 else None,
+        stays_closed=choose.random() < 0.5,
         seconds=seconds,
         gives_way=choose.choice([0.0, 0.02, 0.2]),
     )

@@ -128,6 +128,8 @@ class _Schedule:
         self.outcomes: list[Outcome] = []
         self.left: list[str] = []
         self.recovered = False
+        #: Whether no call may begin any more.
+        self._is_over = False
 
     def begin_faults(self, store: SimulatedStore) -> None:
         """Let the weather begin, and plan each mishap."""
@@ -213,16 +215,24 @@ class _Schedule:
             await asyncio.wait(tasks)
         await asyncio.sleep(_SETTLING)
         self._clear_up()
-        await self._recover(limiter)
-        await limiter.close()
+        if not self._is_over:
+            await self._recover(limiter)
+            await limiter.close()
         await asyncio.sleep(0)
 
-    async def _close(self, limiter: AsyncLimiter) -> None:
+    def _begin_close(self) -> None:
+        self._is_over = self.plan.stays_closed
+        self.recovered = self._is_over
         self.world.note("the limiter is closed")
+
+    async def _close(self, limiter: AsyncLimiter) -> None:
+        self._begin_close()
         await limiter.close()
         self.world.note("close ends")
 
     async def _call(self, limiter: AsyncLimiter, planned: PlannedCall) -> None:
+        if self._is_over:
+            return
         outcome = self._outcome(planned, limiter)
         method: Any = getattr(
             limiter, planned.kind if planned.kind in ("peek", "refund") else "hit"
@@ -258,15 +268,19 @@ class _Schedule:
             own = plan.calls[number :: plan.threads]
             scheduler.start(partial(self._caller, limiter, own, scheduler))
         if plan.closes_at is not None:
-            world.at(BEGIN + plan.closes_at, partial(scheduler.start, limiter.close))
+            world.at(
+                BEGIN + plan.closes_at,
+                partial(scheduler.start, partial(self._end, limiter, scheduler)),
+            )
         for at, seconds in plan.stalls:
             world.at(BEGIN + at, partial(world.stall, seconds))
         try:
             scheduler.run()
             scheduler.run(until=world.now + _SETTLING)
             self._clear_up()
-            scheduler.start(partial(self._end, limiter, scheduler))
-            scheduler.run()
+            if not self._is_over:
+                scheduler.start(partial(self._recover_and_end, limiter, scheduler))
+                scheduler.run()
         except Stuck as error:
             self.left.append(str(error))
         self.logged += [f"a thread ended with {error!r}" for error in scheduler.errors]
@@ -282,6 +296,8 @@ class _Schedule:
     def _caller(self, limiter: Limiter, calls: list[PlannedCall], scheduler: Scheduler) -> None:
         for planned in calls:
             scheduler.wait(lambda: False, max(BEGIN + planned.at - self.world.now, 0))
+            if self._is_over:
+                return
             outcome = self._outcome(planned, limiter)
             method: Any = getattr(
                 limiter, planned.kind if planned.kind in ("peek", "refund") else "hit"
@@ -294,6 +310,12 @@ class _Schedule:
                 outcome.end(result, self.world)
 
     def _end(self, limiter: Limiter, scheduler: Scheduler) -> None:
+        self._begin_close()
+        # A call that has begun, and has not looked whether the limiter is closed, would be a later one.
+        scheduler.wait(lambda: False, 0.000_001)
+        limiter.close()
+
+    def _recover_and_end(self, limiter: Limiter, scheduler: Scheduler) -> None:
         deadline, left = self.world.now + RECOVERS_WITHIN, [*_PROBES]
         while left and self.world.now < deadline:
             try:
