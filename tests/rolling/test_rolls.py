@@ -16,7 +16,7 @@ from limiter.call import STRIDE
 from limiter.testing import set_time
 from tests.rolling.roll import Hit, Record, library, roll
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow(10), pytest.mark.timeout(180)]
 
 #: The last commit before the scripts got their final form, with other arguments, replies and expiries;
 #: and the last one before the proofs of survival.
