@@ -119,15 +119,16 @@ class Stall(NamedTuple):
 
 @dataclass
 class Settings:
-    """The store and the arguments of all limiters."""
+    """The store, who calls it, and how."""
 
     store: str
     kinds: tuple[str, ...] = KINDS
+    timeout: float = TIMEOUT
+    """Seconds for a whole decision."""
     tag: str | None = None
     """Puts all subjects in one slot of a cluster."""
     names: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     """The addresses of names that the application may look up; None of a port keeps the asked one."""
-    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 class Usage(NamedTuple):
@@ -316,10 +317,10 @@ class _Work:
         self.names[host] = addresses
 
     def _limiters(self, limiter_class: Any) -> dict[str, Any]:
-        arguments = {"timeout": TIMEOUT, **self._settings.arguments}
-        once = limiter_class(ONCE, store=self._settings.store, name="once", **arguments)
+        timeout = self._settings.timeout
+        once = limiter_class(ONCE, store=self._settings.store, name="once", timeout=timeout)
         share = len(self._settings.kinds)
-        arguments |= {"store": once}
+        arguments = {"store": once, "timeout": timeout}
         return {
             "once": once,
             **{

@@ -19,7 +19,7 @@ from bench.sections import Failed
 from bench.stores import Program, programs
 from bench.survive import report as survival
 from bench.survive import soak
-from bench.survive.application import KINDS
+from bench.survive.application import KINDS, TIMEOUT
 from bench.survive.events import EVENTS, Event
 from bench.survive.stages import NotPossible
 from bench.survive.trial import Trial, run
@@ -54,6 +54,13 @@ _GROUPS = (*dict.fromkeys(event.group for event in EVENTS), "soak")
     type=click.Choice(KINDS),
     help="Call by threads (Limiter) or by coroutines (AsyncLimiter) only.  [default: both at once]",
 )
+@click.option(
+    "--timeout",
+    default=TIMEOUT,
+    show_default=True,
+    type=click.FloatRange(0.01, 10),
+    help="Seconds for a whole decision.",
+)
 @click.option("--seed", type=int, help="The seed of the soak's faults.  [default: drawn]")
 @click.option("--name", "description", metavar="WORDS", help="The end of the run folder's name.")
 @click.option(
@@ -67,6 +74,7 @@ def survive(
     only: tuple[str, ...],
     server: str | None,
     kind: str | None,
+    timeout: float,
     seed: int | None,
     description: str | None,
     output: Path | None,
@@ -103,9 +111,10 @@ def survive(
         )
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     facts = machine.describe(servers, _command()) | {"seed of the soak": str(seed)}
+    facts["timeout of a call"] = f"{timeout:g} s"
     facts.pop("ab", None)
     began, load = time.monotonic(), machine.load()
-    trials, notes = _run(events, servers, (kind,) if kind else KINDS)
+    trials, notes = _run(events, servers, (kind,) if kind else KINDS, timeout)
     survived = Run(date, facts, (load, machine.load()), time.monotonic() - began)
     name = (description or "survival").replace(" ", "-")
     folder = survival.write(output or report.RESULTS, name, survived, trials, notes)
@@ -123,7 +132,7 @@ def survive(
 
 
 def _run(
-    events: Sequence[Event], servers: Sequence[Program], kinds: tuple[str, ...]
+    events: Sequence[Event], servers: Sequence[Program], kinds: tuple[str, ...], timeout: float
 ) -> tuple[list[Trial], list[str]]:
     """Run every event on every server, also after one could not be made."""
     trials, notes = [], []
@@ -136,7 +145,7 @@ def _run(
             nl=False,
         )
         try:
-            trial = run(event, program, kinds)
+            trial = run(event, program, kinds, timeout)
         except NotPossible as error:
             notes.append(f"{event.name}, {program.name}: {error}.")
             click.echo(f"not possible: {error}", err=True)

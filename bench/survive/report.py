@@ -11,7 +11,6 @@ from bench import report
 from bench.report import Run, markdown
 from bench.sections import Table
 from bench.survive import plots, promises
-from bench.survive.application import TIMEOUT
 from bench.survive.trial import CUT, GRACE, Trial
 
 COLUMNS = (
@@ -40,7 +39,7 @@ def explanation() -> list[str]:
         f"of the {CUT} s after it.) **Elsewhere**: all other calls without a decision.",
         "* **all decided again after**: seconds from the end of the outage or fault to the end of the last "
         "such call.",
-        f"* **late**: calls that took longer than their {TIMEOUT} s and a grace of {GRACE} s. Times in "
+        f"* **late**: calls that took longer than their timeout and a grace of {GRACE} s. Times in "
         "which the machine did not run the application are subtracted; a thread that only sleeps measures "
         "them. **Slowest** is the slowest call, with nothing subtracted.",
         "* **charged twice**: calls that the store charged more than once. Every other call has a subject "

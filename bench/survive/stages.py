@@ -20,8 +20,9 @@ from redis.retry import Retry
 
 from bench.sections import Failed
 from bench.stores import Program
-from bench.survive.application import Application, Settings
-from bench.survive.probe import TIMEOUT, Outage, Probe
+from bench.survive import probe
+from bench.survive.application import TIMEOUT, Application, Settings
+from bench.survive.probe import Outage, Probe
 from limiter.transport.slots import slot_of
 from service.demo.servers import HOST, SLOTS, Cluster, Server, Watched, find_server
 from tests import tls
@@ -43,8 +44,9 @@ class Stage:
     shards = 1
     is_cluster = False
 
-    def __init__(self, program: Program, kinds: tuple[str, ...]) -> None:
+    def __init__(self, program: Program, kinds: tuple[str, ...], timeout: float = TIMEOUT) -> None:
         self.program = program
+        self.timeout = timeout
         self.binary = program.path
         self.kinds = kinds
         self.faults: list[Outage] = []
@@ -65,7 +67,7 @@ class Stage:
                 for shard in range(self.shards)
             ]
             self.servers = len(self._connects())
-            settings = Settings(self._url(), self.kinds, **self._settings())
+            settings = Settings(self._url(), self.kinds, self.timeout, **self._settings())
             self.application = stack.enter_context(Application(settings))
             self._stack = stack.pop_all()
         return self
@@ -135,8 +137,8 @@ def plain(url: str, **settings: Any) -> redis.Redis:
     return redis.Redis.from_url(
         url,
         retry=Retry(NoBackoff(), 0),
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
+        socket_timeout=probe.TIMEOUT,
+        socket_connect_timeout=probe.TIMEOUT,
         **settings,
     )
 

@@ -131,9 +131,9 @@ class Watched:
     """Of each shard."""
 
 
-def run(event: Event, program: Program, kinds: tuple[str, ...]) -> Trial:
+def run(event: Event, program: Program, kinds: tuple[str, ...], timeout: float = TIMEOUT) -> Trial:
     """Let the event happen to its store, while an application calls."""
-    with event.stage(program, kinds) as stage:
+    with event.stage(program, kinds, timeout) as stage:
         application = stage.application
         application.until_decided()
         watched = Watched(time.monotonic())
@@ -201,11 +201,10 @@ def _figures(event: Event, stage: Stage, watched: Watched) -> Figures:
                 elsewhere.append(call)
             else:
                 there.append(after)
-    timeout = application.settings.arguments.get("timeout", TIMEOUT)
     late = [
         (call, seconds)
         for call in calls
-        if (seconds := _own_time(call, application.stalls)) > timeout + GRACE
+        if (seconds := _own_time(call, application.stalls)) > stage.timeout + GRACE
     ]
     return Figures(
         len(calls),

@@ -135,6 +135,7 @@ class AsyncNode:
         self._attempts = Attempts()
         #: When a connection was last opened to find a new primary.
         self._searched_at = -inf
+        self._has_left = False
 
     def ready(self) -> AsyncConnection | None:
         """The connection, if a call may be sent on it."""
@@ -190,6 +191,11 @@ class AsyncNode:
             if task is not None:
                 task.cancel()
 
+    def leave(self) -> None:
+        """As ``close``, for good: a connection for calls that still wait is closed after their timeout."""
+        self._has_left = True
+        self.close()
+
     @property
     def connecting(self) -> asyncio.Task[LimiterError | None] | None:
         """The task that is making a connection, if any."""
@@ -226,6 +232,8 @@ class AsyncNode:
             connection.retire()
         elif self._credentials is not None:
             check_later(self, connection)
+        if self._has_left:
+            asyncio.get_running_loop().call_later(self._timeout, connection.retire)
         return None
 
     async def renew(self, connection: AsyncConnection) -> None:

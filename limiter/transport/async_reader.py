@@ -72,7 +72,7 @@ class TableLoopTransport(LoopTransport):
             failure.__cause__ = cause(error)
             reading.failure = failure
         for node in self._table.end_reading(reading):
-            node.close()
+            node.leave()
 
     async def _ask_all(self, node: AsyncNode, until: float) -> list[Any]:
         questions = self._table.questions

@@ -14,7 +14,7 @@ from limiter.call import Call, Reply
 from limiter.errors import StoreRefused, StoreUnavailable
 from limiter.scripts import Script
 from limiter.transport import rights
-from limiter.transport.node import Connection, Node
+from limiter.transport.node import IDLE_KEPT, Connection, IdleLimit, Node
 from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot
@@ -37,6 +37,7 @@ class Transport:
         self._store = store
         self._timeout = timeout
         self._connect_timeout = connect_timeout
+        self._limit = IdleLimit()
 
     def run(self, call: Call, deadline: float | None = None) -> Reply:
         """Return the script's reply, by ``deadline`` (of ``time.monotonic``) or within the timeout.
@@ -53,6 +54,8 @@ class Transport:
         """
         if deadline is None:
             deadline = monotonic() + self._timeout
+        if not self._limit.most:
+            self._reopen()
         encoded = call.encoded or encode(call)
         try:
             node = self._node or self._find(call, deadline)
@@ -129,7 +132,11 @@ class Transport:
         where = store.where if address is None else store.named(address)
         connect = partial(store.connection, address, connect_timeout)
         address = address or store.addresses[0]
-        return Node(connect, where, connect_timeout, address, store.credentials)
+        return Node(connect, where, connect_timeout, address, store.credentials, self._limit)
+
+    def _reopen(self) -> None:
+        """Keep idle connections again, after ``close``: there are later calls."""
+        self._limit.most = IDLE_KEPT
 
     def _load_on(
         self, node: Node, scripts: Sequence[Script], key: bytes | None, deadline: float

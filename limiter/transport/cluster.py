@@ -34,6 +34,7 @@ class ClusterTransport(TableTransport):
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """Load the scripts into every primary; if one fails, still try the others."""
         deadline = monotonic() + self._connect_timeout
+        self._reopen()
         self._read_anew(deadline)
         failures: dict[Node, LimiterError] = {}
         for node, until in in_turn(self._table.primaries, self._connect_timeout):

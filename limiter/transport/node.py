@@ -235,6 +235,15 @@ class Connection:
         self._redis_connection.disconnect()
 
 
+class IdleLimit:
+    """How many idle connections each node of a transport keeps: none, while the transport is closed."""
+
+    __slots__ = ("most",)
+
+    def __init__(self, most: int = IDLE_KEPT) -> None:
+        self.most = most
+
+
 class Node:
     """One server, its idle connections, and the callers that wait for one."""
 
@@ -245,15 +254,15 @@ class Node:
         connect_timeout: float,
         address: Address,
         credentials: Credentials | None = None,
+        limit: IdleLimit | None = None,
     ) -> None:
         self.address = address
         self._credentials = credentials
+        self._limit = limit or IdleLimit()
         self._connect = connect
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
-        #: Idle connections that are kept.
-        self._kept = IDLE_KEPT
         #: When a connection was last opened to find a new primary, and whether it led to a replica; None
         #: while that is not known.
         self._searched_at = -inf
@@ -272,10 +281,7 @@ class Node:
         return self.ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
-        """Keep the connection for the next caller, unless the node was closed since it was opened."""
-        if connection.opened_at <= self._closed_at:
-            connection.close()
-            return
+        """Keep the connection for the next caller; close it if there are too many."""
         credentials = self._credentials
         if credentials is not None and connection.authenticated_at < credentials.changed_at:
             self._renew_apart(connection, credentials)
@@ -285,7 +291,7 @@ class Node:
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()  # some of the callers may wait for a newer connection
-        elif len(idle) > self._kept:
+        elif len(idle) > self._limit.most:
             with suppress(IndexError):  # other threads took the connections in between
                 idle.pop(0).close()
 
@@ -320,7 +326,7 @@ class Node:
         self.drop_idle(connection.opened_at)
 
     def close(self) -> None:
-        """Close the idle connections, and those in use when their call ends."""
+        """Close the idle connections; those in use are kept when their call ends, if the limit permits."""
         with self._changed:
             self._closed_at = monotonic()
             self._changed.notify_all()  # callers that wait must begin another attempt
@@ -330,7 +336,7 @@ class Node:
 
     def leave(self) -> None:
         """As ``close``, for good: the node has left the store, and only calls under way still use it."""
-        self._kept = 0
+        self._limit = IdleLimit(0)
         self.close()
 
     def drop_idle(self, used_before: float = inf) -> None:
@@ -440,7 +446,7 @@ class Node:
                 self._waiting -= 1
                 if not self._waiting:
                     self._failures.clear()
-                    while len(self._idle) > self._kept:
+                    while len(self._idle) > self._limit.most:
                         with suppress(IndexError):
                             self._idle.pop(0).close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -31,16 +30,10 @@ class TableTransport(Transport):
         """Forget a reading that was under way: in the child of a fork, its thread does not exist."""
         self._changed = threading.Condition()
         self._reading = False
-        #: How often the transport was closed.
-        self._closes = 0
 
     def close(self) -> None:
-        """Close the idle connections to every node; a reading under way does so again when it ends."""
-        with self._changed:
-            self._closes += 1
-        self._close_nodes()
-
-    def _close_nodes(self) -> None:
+        """As ``Transport.close``, for every node."""
+        self._limit.most = 0
         for node in self._table.members():
             node.close()
 
@@ -49,7 +42,7 @@ class TableTransport(Transport):
         with self._changed:
             if self._reading or not self._table.is_due:
                 return
-            start_thread(partial(self._read_table, self._closes), self._store.where)
+            start_thread(self._read_table, self._store.where)
             self._reading = True
 
     def _read_anew(self, deadline: float) -> None:
@@ -71,8 +64,8 @@ class TableTransport(Transport):
             if failure is not None:
                 raise anew(failure)
 
-    def _read_table(self, closes: int) -> None:
-        """Ask one node after the other until the table is known; ``closes`` is from the beginning."""
+    def _read_table(self) -> None:
+        """Ask one node after the other until the table is known."""
         reading = self._table.begin_reading()
         try:
             for node, until in reading.nodes(self._connect_timeout):
@@ -86,13 +79,10 @@ class TableTransport(Transport):
             reading.failure = failure
         with self._changed:
             left = self._table.end_reading(reading)
-            was_closed = self._closes != closes
             self._reading = False
             self._changed.notify_all()
         for node in left:
             node.leave()
-        if was_closed:  # perhaps no later call comes that would use what the reading has connected
-            self._close_nodes()
 
     def _ask_all(self, node: Node, until: float) -> list[Any]:
         return [self.ask(node, question, until) for question in self._table.questions]

@@ -36,6 +36,7 @@ class SentinelTransport(TableTransport):
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """As ``Transport.load``."""
         deadline = monotonic() + self._connect_timeout
+        self._reopen()
         self._read_anew(deadline)
         self._load_on(self._table.owner(), scripts, key, deadline)
 

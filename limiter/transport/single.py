@@ -34,6 +34,7 @@ class SingleTransport(Transport):
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """As ``Transport.load``; refuse a cluster's node, which would answer for some subjects only."""
         deadline, hello = monotonic() + self._connect_timeout, None
+        self._reopen()
         self._load_on(self._node, scripts, key, deadline)
         with suppress(StoreRefused):  # the server does not know HELLO
             hello = self.ask(self._node, HELLO, deadline)
@@ -41,6 +42,7 @@ class SingleTransport(Transport):
 
     def close(self) -> None:
         """As ``Transport.close``."""
+        self._limit.most = 0
         self._node.close()
 
     def _find(self, call: Call, deadline: float) -> Node:

@@ -16,7 +16,7 @@ from limiter.call import STRIDE
 from limiter.testing import set_time
 from tests.rolling.roll import Hit, Record, library, roll
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow(10), pytest.mark.timeout(180)]
 
 #: The last commit before the scripts got their final form, with other arguments, replies and expiries;
 #: and the last one before the proofs of survival.
@@ -30,20 +30,25 @@ TAGGED, PLACES, BURST = 100, 3, 30
 
 #: Equal hits that a loop joins have each the ``reset_after`` of all, where there is a bucket.
 ALONE = {"join": False}
-#: Cases whose replies must each be those of a model.
+#: Cases whose replies must each be exact. Buckets take seconds to fill: a key that old and new processes
+#: write may expire half a second early, but only while no call comes for that long.
 EXACT: dict[str, dict[str, Any]] = {
     "fixed window": {"policies": [("FixedWindow", 30, 1)]},
     "sliding window": {"policies": [("SlidingWindow", 30, 1)]},
     "long log": {"policies": [("SlidingLog", 400, DAY)]},
     "bucket": {"policies": [("TokenBucket", 70, 10, BURST)], "options": ALONE},
     "gcra": {"policies": [("GCRA", 7, 1, BURST)], "options": ALONE},
-    "leaky bucket": {"policies": [("LeakyBucket", 30, 1)], "options": ALONE},
+    "leaky bucket": {"policies": [("LeakyBucket", 60, 10)], "options": ALONE},
     "hash of three": {
-        "policies": [("FixedWindow", 40, 1), ("SlidingWindow", 90, 3), ("TokenBucket", 25, 1, 40)],
+        "policies": [
+            ("FixedWindow", 40, 1),
+            ("SlidingWindow", 90, 3),
+            ("TokenBucket", 6, 1, BURST),
+        ],
         "options": ALONE,
     },
     "log and bucket": {
-        "policies": [("SlidingLog", 500, DAY), ("TokenBucket", 25, 1, BURST)],
+        "policies": [("SlidingLog", 500, DAY), ("TokenBucket", 6, 1, BURST)],
         "options": ALONE,
     },
 }
@@ -94,7 +99,7 @@ def most_received(hits: list[Hit], period_ns: int) -> int:
     for hit in sorted(hits, key=lambda hit: hit.received):
         heapq.heappush(begun, (hit.sent, hit.granted))
         inside += hit.granted
-        while begun[0][0] <= hit.received - period_ns:
+        while begun and begun[0][0] <= hit.received - period_ns:
             inside -= heapq.heappop(begun)[1]
         most = max(most, inside)
     return most

@@ -76,7 +76,7 @@ class Worker:
         elif case["kind"] == "leases":
             with suppress(limiter.RateLimited), ours.hold(case["key"]):
                 begin = time.monotonic_ns()
-                time.sleep(PAUSE / 10)  # other workers must meet a held lease
+                time.sleep(PAUSE / 2)  # other workers must meet a held lease
                 self.held.append((begin, time.monotonic_ns()))
         else:
             assert ours.hit(case["key"], 3)
@@ -109,7 +109,7 @@ class Worker:
             with suppress(limiter.RateLimited):
                 async with ours.hold(case["key"]):
                     begin = time.monotonic_ns()
-                    await asyncio.sleep(PAUSE / 10)  # as above
+                    await asyncio.sleep(PAUSE / 2)  # as above
                     self.held.append((begin, time.monotonic_ns()))
 
     def _note(self, name: str, cost: int, decision: Any, sent: int) -> None:

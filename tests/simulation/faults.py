@@ -160,14 +160,14 @@ FAULTS = [
         (("async_base:LoopTransport.in_use", "self._close_nodes()", "pass"),),
     ),
     Fault(
-        "a reading leaves a connection after close (threads)",
+        "a call under way leaves a connection after close (threads)",
         THREADS,
-        (("reader:TableTransport._read_table", "if was_closed:", "if False:"),),
+        (("reader:TableTransport.close", "self._limit.most = 0", "pass"),),
     ),
     Fault(
         "a connection of a node that has left is kept",
         THREADS,
-        (("node:Node.leave", "self._kept = 0\nself.close()", "self.drop_idle()"),),
+        (("node:Node.leave", "self._limit = IdleLimit(0)", "pass"),),
     ),
     Fault(
         "a connection is taken over that was reset",

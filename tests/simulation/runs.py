@@ -28,14 +28,18 @@ _SETTLING = 2.5
 _LONGEST_END = 10.0
 #: One subject in each part of a cluster.
 _PROBES = ["r13", "r1", "r12", "r4", "r11", "r3", "r10", "r2"]
+#: The end of the name of a pair's second subject.
+TWIN = "-twin"
 
 
 class Outcome:
     """What became of one call."""
 
-    def __init__(self, planned: PlannedCall, keys: tuple[bytes, ...], world: World) -> None:
+    def __init__(self, planned: PlannedCall, keys: list[tuple[bytes, ...]], world: World) -> None:
         self.planned = planned
-        self.keys = keys
+        self.each_keys = keys
+        """The keys of each subject."""
+        self.keys = keys[0]
         self.began, self._stalled = world.now, world.stalled
         self.took: float | None = None
         """Seconds until it was answered, without those in which the process stood still; None: never."""
@@ -128,6 +132,8 @@ class _Schedule:
         self.outcomes: list[Outcome] = []
         self.left: list[str] = []
         self.recovered = False
+        #: Whether no call may begin any more.
+        self._is_over = False
 
     def begin_faults(self, store: SimulatedStore) -> None:
         """Let the weather begin, and plan each mishap."""
@@ -152,7 +158,8 @@ class _Schedule:
 
     def _outcome(self, planned: PlannedCall, limiter: Any) -> Outcome:
         plan = limiter._core.plan
-        keys = plan.keys_of(plan.state(planned.subject, None)[0])
+        subjects = [planned.subject, *([planned.subject + TWIN] if planned.kind == "pair" else [])]
+        keys = [plan.keys_of(plan.state(subject, None)[0]) for subject in subjects]
         outcome = Outcome(planned, keys, self.world)
         self.world.note("%s of %s for %d begins", *planned[1:4])
         self.outcomes.append(outcome)
@@ -213,22 +220,27 @@ class _Schedule:
             await asyncio.wait(tasks)
         await asyncio.sleep(_SETTLING)
         self._clear_up()
-        await self._recover(limiter)
-        await limiter.close()
+        if not self._is_over:
+            await self._recover(limiter)
+            await limiter.close()
         await asyncio.sleep(0)
 
-    async def _close(self, limiter: AsyncLimiter) -> None:
+    def _begin_close(self) -> None:
+        self._is_over = self.plan.stays_closed
+        self.recovered = self._is_over
         self.world.note("the limiter is closed")
+
+    async def _close(self, limiter: AsyncLimiter) -> None:
+        self._begin_close()
         await limiter.close()
         self.world.note("close ends")
 
     async def _call(self, limiter: AsyncLimiter, planned: PlannedCall) -> None:
+        if self._is_over:
+            return
         outcome = self._outcome(planned, limiter)
-        method: Any = getattr(
-            limiter, planned.kind if planned.kind in ("peek", "refund") else "hit"
-        )
         try:
-            result = await method(planned.subject, planned.cost)
+            result = await _invoke(limiter, planned)
         except BaseException as error:
             outcome.end(error, self.world)
         else:
@@ -258,15 +270,19 @@ class _Schedule:
             own = plan.calls[number :: plan.threads]
             scheduler.start(partial(self._caller, limiter, own, scheduler))
         if plan.closes_at is not None:
-            world.at(BEGIN + plan.closes_at, partial(scheduler.start, limiter.close))
+            world.at(
+                BEGIN + plan.closes_at,
+                partial(scheduler.start, partial(self._end, limiter, scheduler)),
+            )
         for at, seconds in plan.stalls:
             world.at(BEGIN + at, partial(world.stall, seconds))
         try:
             scheduler.run()
             scheduler.run(until=world.now + _SETTLING)
             self._clear_up()
-            scheduler.start(partial(self._end, limiter, scheduler))
-            scheduler.run()
+            if not self._is_over:
+                scheduler.start(partial(self._recover_and_end, limiter, scheduler))
+                scheduler.run()
         except Stuck as error:
             self.left.append(str(error))
         self.logged += [f"a thread ended with {error!r}" for error in scheduler.errors]
@@ -282,18 +298,23 @@ class _Schedule:
     def _caller(self, limiter: Limiter, calls: list[PlannedCall], scheduler: Scheduler) -> None:
         for planned in calls:
             scheduler.wait(lambda: False, max(BEGIN + planned.at - self.world.now, 0))
+            if self._is_over:
+                return
             outcome = self._outcome(planned, limiter)
-            method: Any = getattr(
-                limiter, planned.kind if planned.kind in ("peek", "refund") else "hit"
-            )
             try:
-                result = method(planned.subject, planned.cost)
+                result = _invoke(limiter, planned)
             except BaseException as error:
                 outcome.end(error, self.world)
             else:
                 outcome.end(result, self.world)
 
     def _end(self, limiter: Limiter, scheduler: Scheduler) -> None:
+        self._begin_close()
+        # A call that has begun, and has not looked whether the limiter is closed, would be a later one.
+        scheduler.wait(lambda: False, 0.000_001)
+        limiter.close()
+
+    def _recover_and_end(self, limiter: Limiter, scheduler: Scheduler) -> None:
         deadline, left = self.world.now + RECOVERS_WITHIN, [*_PROBES]
         while left and self.world.now < deadline:
             try:
@@ -306,6 +327,14 @@ class _Schedule:
         self.recovered = not left
         self.world.note("the limiter is closed")
         limiter.close()
+
+
+def _invoke(limiter: Any, planned: PlannedCall) -> Any:
+    """Make the call."""
+    _, kind, subject, cost, *_ = planned
+    if kind == "pair":
+        return limiter.hit_all([(subject, cost), (subject + TWIN, cost)])
+    return getattr(limiter, kind if kind in ("peek", "refund") else "hit")(subject, cost)
 
 
 def _complaint(context: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Threads as greenlets, one at a time: the seed chooses which of those that could run goes on.
+"""Threads as greenlets, one at a time: the seed chooses which goes on.
 
 A thread gives way where it waits, where it takes a lock, where it uses a socket, and now and then where it
 reads the clock. So one thread of the system runs all of them, and a seed always leads to the same order.

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import importlib.util
+import inspect
 import socket
 import threading
 import time
@@ -281,7 +282,7 @@ class LoopLimiter:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._limiter, name)
-        if not asyncio.iscoroutinefunction(found):
+        if not inspect.iscoroutinefunction(found):
             return found
         return lambda *given, **named: self._loop.run_until_complete(found(*given, **named))
 

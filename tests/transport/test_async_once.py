@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -373,6 +374,24 @@ def test_a_task_that_ends_before_it_is_assigned(store: str, kind: str) -> None:
         loop.set_task_factory(None)
         assert (await node.take(time.monotonic() + 2)).is_ready()
         await closer.close(2.0)
+
+    in_loop(main(), kind)
+
+
+def test_a_node_that_has_left_keeps_no_connection(store: str, kind: str) -> None:
+    """A call that still waits for one gets it: as after a failover with dead machines."""
+    settings = redis.asyncio.ConnectionPool.from_url(store).connection_kwargs
+
+    async def main() -> None:
+        closer = ConnectionCloser(asyncio.get_running_loop(), lambda _: None)
+        connect = partial(redis.asyncio.Connection, **settings)
+        node = AsyncNode(connect, "store", 0.1, 2.0, ("localhost", 0), closer)
+        used = await node.take(time.monotonic() + 2)
+        node.leave()
+        waited = await node.take(time.monotonic() + 2)
+        assert waited.is_ready()
+        await asyncio.wait_for(asyncio.wait([used.ended, waited.ended]), 10)
+        assert not node.has_idle
 
     in_loop(main(), kind)
 
