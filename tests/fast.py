@@ -5,7 +5,7 @@ So no test needs a mark because of a server, whichever fixture or line starts it
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -19,9 +19,10 @@ SERVER, SLOW = "it starts a server", "it is marked slow"
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that take longest: no worker is to end with one. Or leave slow tests out."""
-    took: Counter[Path] = Counter()
+    took: defaultdict[Path, float] = defaultdict(float)  # seconds, about
     for item in items:
-        took[item.path] += 10 if item.get_closest_marker("slow") else 1  # tenths of a second, about
+        slow = item.get_closest_marker("slow")
+        took[item.path] += (slow.args[0] if slow.args else 1) if slow else 0.1
     items.sort(key=lambda item: -took[item.path])
     if config.getoption("--fast"):
         for item in items:

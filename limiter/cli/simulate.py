@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from limiter.cli.exit_codes import BY_SIGNAL, fail
+from limiter.cli.exit_codes import BY_SIGNAL, by_exit_code, fail
 from limiter.policies import ALGORITHMS
 from limiter.simulate.formats import CSV, FORMATS
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: The library that draws plots, which no other part needs.
 _DRAWS = "vl_convert"
+#: If the policies were forgotten, a log is read in their place.
+_HINT = "; the last argument is the policy file: without one, give --limits"
 
 _CODES = """\b
 Exit codes:
@@ -82,6 +84,7 @@ Exit codes:
     help="Write the plots as a picture.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@by_exit_code()
 def simulate(
     logs: tuple[str, ...],
     limits: str | None,
@@ -118,7 +121,7 @@ def simulate(
     from limiter.settings import trusted_proxies
     from limiter.simulate.caveats import caveats
     from limiter.simulate.fields import needed
-    from limiter.simulate.logs import Counts, Reading, UnknownFormat
+    from limiter.simulate.logs import STANDARD_INPUT, Counts, Reading, UnknownFormat
     from limiter.simulate.observed import Observed
     from limiter.simulate.replay import Replay
     from limiter.simulate.suggest import read_share
@@ -126,6 +129,10 @@ def simulate(
     from limiter.simulate.suggestion_table import lines_of as lines_of_suggestion
     from limiter.simulate.table import lines_of
 
+    for option, target in (("--html", html), ("--png", png)):
+        if target and not Path(target).parent.is_dir():  # before the work
+            why = f"the folder of {target} does not exist: create it first"
+            raise click.BadParameter(why, param_hint=option)
     if (html or png) and find_spec(_DRAWS) is None:
         fail(2, f"plots need {_DRAWS}: in a checkout of slotgate, pip install '.[simulate]'")
     try:
@@ -144,6 +151,12 @@ def simulate(
         file = _read(policies)
     else:
         paths, file = list(logs), _of_limits(limits, algorithm, keys)
+        if paths[-1].endswith(".toml"):
+            raise click.UsageError(
+                f"{paths[-1]} is no log: give a policy file or --limits, not both"
+            )
+    if paths.count(STANDARD_INPUT) > 1:
+        raise click.UsageError("- stands for standard input: give it once")
     try:
         trusted = trusted_proxies()
     except InvalidSetting as error:
@@ -222,14 +235,19 @@ def _draw(
         )
         for place, policy in enumerate(report.policies)
     ]
+    if html:
+        _write(html, page.html(report, drawn, disguised if is_hashed else spelled).encode())
+    if png:
+        if not any(policy.requests for policy in report.policies):
+            fail(1, f"{png} is not written: there are no requests to draw")
+        _write(png, page.png(drawn))
+
+
+def _write(path: str, data: bytes) -> None:
     try:
-        if html:
-            text = page.html(report, drawn, disguised if is_hashed else spelled)
-            Path(html).write_text(text, "utf-8")
-        if png:
-            Path(png).write_bytes(page.png(drawn))
+        Path(path).write_bytes(data)
     except OSError as error:
-        fail(1, f"{error.filename} cannot be written: {error.strerror}")
+        fail(1, f"{path} cannot be written: {error.strerror}")
 
 
 def _read(path: str) -> PolicyFile:
@@ -245,7 +263,8 @@ def _read(path: str) -> PolicyFile:
     try:
         return read(text_of(path), path, in_memory(**common))
     except InvalidPolicyFile as error:
-        fail(1, error)
+        hint = "" if path.endswith(".toml") else _HINT
+        fail(1, f"{error}{hint}")
 
 
 def _of_limits(limits: str, algorithm: str | None, keys: tuple[str, ...]) -> PolicyFile:

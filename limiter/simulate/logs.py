@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
+import os
 import sys
 import zlib
 from bisect import bisect_right
@@ -12,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import merge
+from itertools import islice
 from operator import itemgetter
 from typing import Any, BinaryIO
 
@@ -30,8 +33,8 @@ from limiter.simulate.formats import (
 
 STANDARD_INPUT = "-"
 
-#: Bytes that are read at once, and whose entries are sorted at once.
-_AT_ONCE = 2**20
+#: Lines that are read at once, and whose entries are sorted at once.
+_AT_ONCE = 2**12
 #: The lines from which a format is recognised.
 _FIRST = 100
 #: The unreadable lines that are shown, and how many characters of each.
@@ -47,6 +50,8 @@ _WRONG = (
     ValueError,
     csv.Error,
 )
+#: How a text may begin that a program of Windows wrote.
+_MARK = "\ufeff"
 #: How a file begins that gzip has compressed.
 _GZIP = b"\x1f\x8b"
 #: What is raised at the end of a file that was cut, or is damaged.
@@ -125,6 +130,7 @@ class Reading:
         read: Reader | None = None
         while lines := log.read():
             if read is None:
+                lines[0] = lines[0].removeprefix(_MARK)
                 read = self._reader(log, lines, counts)
             entries = waiting
             for line in lines:
@@ -156,8 +162,9 @@ class Reading:
         name = self.format or _format_of(lines)
         if name is None:
             raise UnknownFormat(
-                f"{log.name} has lines of no known format, such as {_shown(lines[0])!r}: accepted are "
-                f"{', '.join((*FORMATS, CSV))}; --format names one"
+                f"{log.name} has lines of no known format, such as {_shown(lines[0])}: accepted are "
+                f"{', '.join((*FORMATS, CSV))} (whose first line names the columns, one of them time); "
+                f"--format names one"
             )
         if name == "traefik":
             return traefik(self.needed, counts.numbered)
@@ -181,6 +188,7 @@ class _Log:
         #: The number of the line that is read.
         self.number = 1
         self._file, self._counts, self._place = file, counts, 0
+        self._is_damaged = False
         buffer: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
         is_gzip = buffer.peek(2)[:2] == _GZIP
         stream: Any = gzip.GzipFile(fileobj=buffer) if is_gzip else buffer
@@ -188,11 +196,21 @@ class _Log:
 
     def read(self) -> list[str]:
         """Return the next lines, none at the end."""
+        lines: list[str] = []
+        if self._is_damaged:
+            return lines
         try:
-            lines = self._text.readlines(_AT_ONCE)
+            lines.extend(
+                islice(self._text, _AT_ONCE)
+            )  # after an error, the list has those before it
         except _DAMAGED as error:
-            self._counts.add_unreadable(self.name, self.number, f"the file is damaged: {error}")
-            return []
+            self._is_damaged = True
+            place = self.number + len(lines)
+            self._counts.lines += 1
+            self._counts.add_unreadable(self.name, place, f"the file is damaged: {error}")
+        except OSError as error:
+            error.filename = self.name
+            raise
         self._counts.lines += len(lines)
         return lines
 
@@ -206,9 +224,7 @@ class _Log:
             self._counts.lines -= 1
             return
         why = str(error) if isinstance(error, (Unreadable, ValueError)) else ""
-        self._counts.add_unreadable(
-            self.name, self.number, f"{_shown(line)!r}{why and f' ({why})'}"
-        )
+        self._counts.add_unreadable(self.name, self.number, f"{_shown(line)}{why and f' ({why})'}")
 
     def advanced(self) -> int:
         """Return the number of bytes that were read since the last call; 0 if it is not known."""
@@ -227,14 +243,18 @@ def _format_of(lines: Sequence[str]) -> str | None:
 
 
 def _shown(line: str) -> str:
+    """Return the begin of a line in quotes; bytes that are no text take several characters each."""
     line = line.rstrip()
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+    shown = repr(line if len(line) <= _SHOWN else f"{line[:_SHOWN]}...")
+    return shown if len(shown) <= 2 * _SHOWN else f"{shown[: 2 * _SHOWN]}...{shown[0]}"
 
 
 @contextmanager
 def _opened(path: str, counts: Counts) -> Iterator[_Log]:
     """Open a log; standard input stays open at the end."""
     is_input = path == STANDARD_INPUT
+    if is_input and sys.stdin is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
     with nullcontext(sys.stdin.buffer) if is_input else open(path, "rb") as file:
         log = _Log(path, file, counts)
         try:

@@ -96,8 +96,13 @@ def html(report: Report, drawn: Sequence[Drawn], show: Callable[[Key], str] = sp
 
 
 def png(drawn: Sequence[Drawn]) -> bytes:
-    """Return the plots as a picture."""
-    return plots.png([Panel(policy.report.name, list(_printed(policy))) for policy in drawn])
+    """Return the plots as a picture, of the policies that have requests: at least one."""
+    panels = [
+        Panel(policy.report.name, list(_printed(policy)))
+        for policy in drawn
+        if policy.report.requests
+    ]
+    return plots.png(panels)
 
 
 def _printed(drawn: Drawn) -> Iterator[tuple[str, Spec]]:

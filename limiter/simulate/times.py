@@ -38,21 +38,28 @@ class CommonTimes(dict[str, int]):
         match = _COMMON.fullmatch(text)
         if match is None:
             raise ValueError(f"the time is {text!r}")
-        day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
-        offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == "-" else 1)
-        moment = datetime(
-            int(year),
-            _MONTHS.get(month, 0),
-            int(day),
-            int(hour),
-            int(minute),
-            min(int(second), 59),  # a leap second
-            tzinfo=timezone(offset),
-        )
+        try:
+            time_us = _since_epoch(_moment(*match.groups()))
+        except (ValueError, OverflowError):  # as in 31/Feb, or a zone of more than a day
+            raise ValueError(f"the time is {text!r}") from None
         if len(self) >= _MOST_KNOWN:
             self.clear()
-        self[text] = time_us = _since_epoch(moment)
+        self[text] = time_us
         return time_us
+
+
+def _moment(day: str, month: str, year: str, *clock: str) -> datetime:
+    hour, minute, second, sign, hours, minutes = clock
+    offset = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == "-" else 1)
+    return datetime(
+        int(year),
+        _MONTHS.get(month, 0),
+        int(day),
+        int(hour),
+        int(minute),
+        min(int(second), 59),  # a leap second
+        tzinfo=timezone(offset),
+    )
 
 
 class IsoTimes:

@@ -302,7 +302,7 @@ def test_every_other_library_is_in_the_extra():
     assert all(f"\n    {name}>=" in extra for name in contenders.PEERS)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_a_quick_run_measures_all_libraries(tmp_path: Path) -> None:
     """The report has our algorithms in both kinds of time, and installed libraries in real time."""
     ran = subprocess.run(

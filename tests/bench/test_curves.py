@@ -50,7 +50,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
     return written(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 def test_every_curve_has_all_of_its_points(quick: tuple[dict[str, Any], str, Path]) -> None:
     """Each line, other libraries included, has a figure above zero for each number, and a plot."""
     results, text, folder = quick

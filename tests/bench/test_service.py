@@ -58,7 +58,7 @@ def answer_all(connection: socket.socket) -> None:
         connection.sendall(OK)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @needs_wrk
 def test_a_quick_run_has_every_figure_with_a_goal(tmp_path: Path) -> None:
     """Also the absolute figures, plots, and the page's table; figures of another revision need one."""
@@ -89,7 +89,7 @@ def test_a_quick_run_has_every_figure_with_a_goal(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 @needs_wrk
 def test_each_way_through_traefik_is_measured(tmp_path: Path) -> None:
     """The goal's figure is one of them, and the processor time of each process is above zero."""

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from limiter.command import cli
 from limiter.simulate.logs import Reading
+from limiter.simulate.observed import Observed
 from tests.cli.support import UNSET, run, unmeasured
 from tests.service.support import ROOT
 
@@ -199,7 +200,9 @@ def test_trusted_proxies_report_the_client(tmp_path: Path) -> None:
         ("access.log missing.toml", 1, "missing.toml:1: cannot be read"),
         ("missing.log --limits 1/minute", 1, "missing.log cannot be read: No such file"),
         (". --limits 1/minute", 1, ". cannot be read: Is a directory"),
-        ("policies.toml --limits 1/minute", 1, "policies.toml has lines of no known format"),
+        ("access.log policies.toml --limits 1/minute", 2, "policies.toml is no log: give a"),
+        ("access.log access.log", 1, "the last argument is the policy file: without one, give"),
+        ("- - --limits 1/minute", 2, "- stands for standard input: give it once"),
         ("access.log --limits 1/minute --format csv", 1, "names no column time"),
     ],
 )
@@ -244,6 +247,16 @@ def test_an_interrupt_shows_what_was_read(log: str, monkeypatch: pytest.MonkeyPa
     assert result.stdout.startswith("100 requests from ")
     assert "interrupted: the report is about the part that was read" in result.stderr
     assert json.loads(run(f"simulate {log} --limits 60/minute --json").stdout)["interrupted"]
+
+
+def test_an_interrupt_of_the_suggestion(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has its exit code too: 1 would mean that the log is wrong."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Observed, "suggestions", interrupted)
+    assert run(f"simulate {log} --limits 60/minute --suggest 99%").exit_code == 130
 
 
 @pytest.mark.slow

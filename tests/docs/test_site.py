@@ -41,7 +41,7 @@ TITLES = [
 ]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_the_site_has_no_warning_and_no_dead_link(tmp_path: Path) -> None:
     """Sphinx checks every link between pages and to headings; a warning is an error."""
     done = subprocess.run(

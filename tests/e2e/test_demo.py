@@ -27,6 +27,8 @@ pytestmark = [
 
 HELLO = "/demo-service/hello"
 PROTECTED = "/demo-service/protected/hello"
+#: An option for tests to which the number of instances does not matter: each takes a second of a core.
+ONE = "--instances=1"
 
 
 def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def _instance(url: str) -> str:
 
 @pytest.mark.parametrize("stage", ["Starting a cluster", "Starting Traefik"])
 def test_a_stop_in_the_middle_of_the_start_leaves_nothing(tmp_path: Path, stage: str) -> None:
-    with Demo(tmp_path) as demo:
+    with Demo(tmp_path, ONE) as demo:
         demo.wait_for(stage)
         code = demo.stop(signal.SIGINT)
 
@@ -196,7 +198,7 @@ def test_a_part_that_dies_ends_the_demo_with_the_reason(
     tmp_path: Path, part: str, store: str
 ) -> None:
     options = ["--nodes=1"] if part == "valkey-server" else ["--store", store]
-    with Demo(tmp_path, *options) as demo:
+    with Demo(tmp_path, ONE, *options) as demo:
         demo.wait_for("Ready")
         os.kill(demo.child(part), signal.SIGKILL)
 
@@ -206,7 +208,7 @@ def test_a_part_that_dies_ends_the_demo_with_the_reason(
 
 
 def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
-    with Demo(tmp_path, "--nodes=1") as demo:
+    with Demo(tmp_path, ONE, "--nodes=1") as demo:
         demo.wait_for("Ready")
         demo.look()
         demo.process.kill()
@@ -219,8 +221,8 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
 
 
 def test_a_port_that_is_taken_late_is_a_reason_too(tmp_path: Path, store: str) -> None:
-    with Demo(tmp_path, "--store", store) as demo:
-        demo.wait_for("Starting 2 Flask")
+    with Demo(tmp_path, ONE, "--store", store) as demo:
+        demo.wait_for("Starting 1 Flask")
         with socket.create_server((HOST, demo.port)):
             demo.look()
             assert demo.process.wait(30) == 1

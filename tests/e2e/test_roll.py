@@ -17,7 +17,7 @@ from tests.e2e.support import Demo
 from tests.waiting import soon
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.slow(25),
     pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc"),
 ]
 

@@ -130,7 +130,7 @@ def test_a_planted_fault_is_found(
 
 
 @needs_atheris
-@pytest.mark.slow
+@pytest.mark.slow(5)
 @pytest.mark.parametrize("name", targets.CODE)
 def test_a_short_run_finds_no_fault(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

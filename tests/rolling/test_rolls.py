@@ -16,7 +16,7 @@ from limiter.call import STRIDE
 from limiter.testing import set_time
 from tests.rolling.roll import Hit, Record, library, roll
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow(10), pytest.mark.timeout(180)]
 
 #: The last commit before the scripts got their final form, with other arguments, replies and expiries;
 #: and the last one before the proofs of survival.
@@ -99,7 +99,7 @@ def most_received(hits: list[Hit], period_ns: int) -> int:
     for hit in sorted(hits, key=lambda hit: hit.received):
         heapq.heappush(begun, (hit.sent, hit.granted))
         inside += hit.granted
-        while begun[0][0] <= hit.received - period_ns:
+        while begun and begun[0][0] <= hit.received - period_ns:
             inside -= heapq.heappop(begun)[1]
         most = max(most, inside)
     return most

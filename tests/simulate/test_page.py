@@ -179,8 +179,18 @@ def test_what_cannot_be_drawn_or_written_is_an_error(folder: Path) -> None:
     result = run(f"{line} --suggest 101%")
     assert (result.exit_code, "up to 100%" in result.stderr) == (2, True)
     result = run(f"{line} --html {folder}/missing/page.html")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "page.html does not exist: create it first" in result.stderr
+    result = run(f"{line} --html /dev/full")
     assert result.exit_code == 1
-    assert result.stderr.endswith("page.html cannot be written: No such file or directory\n")
+    assert result.stderr.endswith("/dev/full cannot be written: No space left on device\n")
+    (folder / "empty").touch()
+    result = run(
+        f"simulate {folder}/empty --limits 1/minute --html {folder}/empty.html --png {folder}/1.png"
+    )
+    assert result.exit_code == 1
+    assert (folder / "empty.html").exists()
+    assert result.stderr.endswith("1.png is not written: there are no requests to draw\n")
     with patch("limiter.cli.simulate.find_spec", return_value=None):
         result = run(f"{line} --png {folder}/plots.png")
     assert result.exit_code == 2

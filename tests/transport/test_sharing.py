@@ -565,15 +565,15 @@ def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> 
             super().connect()
 
     settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    node = Node(lambda: Hanging(**settings), "store", 0.2, ("localhost", 0))
+    node = Node(lambda: Hanging(**settings), "store", 1.0, ("localhost", 0))
 
     def gives_up(number: int) -> None:
         with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
-            node.take(time.monotonic() + 0.05)
+            node.take(time.monotonic() + 0.5)
 
     in_threads(4, gives_up)
     assert len(made) == 4
-    time.sleep(0.2)  # the time that connecting may take has to pass
+    time.sleep(1.0)  # the time that connecting may take has to pass
     in_threads(4, gives_up)
     assert len(made) == 5
     hanging = False
