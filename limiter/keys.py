@@ -24,6 +24,7 @@ from limiter.errors import InvalidKey, InvalidSetting
 #: The key of a subject, for which a limit counts.
 Key = str | bytes | int | tuple[str | bytes | int, ...]
 
+#: The version of the scripts, which is part of every key, and the folder of ``lua/`` that holds them.
 VERSION = "v1"
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}")

@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from limiter.keys import VERSION
+
 _HERE = Path(__file__).parent
 
 
@@ -21,14 +23,18 @@ class Script(NamedTuple):
 def folder() -> Path:
     """Find the scripts: ``limiter/lua/v1`` of a wheel, or ``lua/v1`` beside the package in a checkout.
 
+    ``v1`` is the version of the scripts, ``keys.VERSION``.
+
     Raises:
         FileNotFoundError: Neither folder exists.
 
     """
     for root in (_HERE / "lua", _HERE.parent / "lua"):
-        if (root / "v1" / "SHA1SUMS").is_file():
-            return root / "v1"
-    raise FileNotFoundError(f"no lua/v1 in or beside {_HERE}: install the distribution again")
+        if (root / VERSION / "SHA1SUMS").is_file():
+            return root / VERSION
+    raise FileNotFoundError(
+        f"no lua/{VERSION} in or beside {_HERE}: install the distribution again"
+    )
 
 
 def names() -> list[str]:

@@ -32,7 +32,7 @@ _GROUPS = (*dict.fromkeys(event.group for event in EVENTS), "soak")
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--minutes",
-    default=2.0,
+    default=1.0,
     show_default=True,
     type=click.FloatRange(0, 24 * 60),
     help="The length of the soak with random faults, over all servers; 0: no soak.",
@@ -83,7 +83,7 @@ def survive(
     """Let faults happen to real servers while an application calls, and check every promise.
 
     Writes a report with pictures, and its figures as JSON. Progress goes to standard error. All events
-    on two servers, and a soak of two minutes, take about ten minutes.
+    on two servers, and a soak of a minute, take about ten minutes.
 
     Example: make survive SURVIVE="--only topology --server redis"
 

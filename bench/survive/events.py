@@ -148,7 +148,8 @@ def _refused(stage: stages.Single) -> None:
     target = stage.proxy.target
     with Proxy(target) as closed:
         stage.proxy.target = (HOST, closed.port)
-    stage.proxy.cut_all()  # from now on, each connection ends at once
+    with stage.cut():
+        stage.proxy.cut_all()  # from now on, each connection ends at once
     time.sleep(1)
     stage.proxy.target = target
 
@@ -419,7 +420,8 @@ def _dead_first_address(stage: stages.Named) -> None:
 def _expired_certificate(stage: stages.Encrypted) -> None:
     yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
     stage.serve(not_after=yesterday)
-    _kill_clients(stage.admin)
+    with stage.cut():
+        _kill_clients(stage.admin)
     worked, began = stage.application.usage().worked, time.monotonic()
     time.sleep(2)
     worked = (stage.application.usage().worked - worked) / len(stage.kinds)
@@ -451,7 +453,8 @@ def _rotated_password(stage: stages.Authenticated) -> None:
 def _wrong_password(stage: stages.Authenticated) -> None:
     """In the wrong order: the server has a new password before the file has it."""
     stage.admin.execute_command("ACL", "SETUSER", "limiter", "<first", ">second")
-    stage.proxy.cut_all()
+    with stage.cut():
+        stage.proxy.cut_all()
     time.sleep(1)
     stage.passwords.write_text("second\n")
 

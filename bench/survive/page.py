@@ -23,7 +23,7 @@ BEGIN = "<!-- figures: begin; written by python -m bench.survive.page -->"
 
 def block(name: str, run: dict[str, Any]) -> str:
     """Write what stands between the page's two marks."""
-    machine, events = run["machine"], run["events"]
+    machine, events, load = run["machine"], run["events"], run["load_average"]
     broken = [
         f"* {event['name']}, {event['server']}: {line}."
         for event in events
@@ -32,7 +32,8 @@ def block(name: str, run: dict[str, Any]) -> str:
     calls = sum(event["figures"]["calls"] for event in events)
     lines = [
         f"[This run](../bench/results/{name}/report.md) is of {run['date']}: {machine['processor']}, "
-        f"{machine['python']}, {machine['servers']}. {calls:,} calls in {run['seconds'] / 60:.0f} minutes.",
+        f"{machine['python']}, {machine['servers']}. {calls:,} calls in {run['seconds'] / 60:.0f} minutes; "
+        f"load average {load['before']:.1f} before, {load['after']:.1f} after.",
         "",
         "### The promises of the README",
         "",

@@ -176,7 +176,10 @@ def simulate(
     except UnknownFormat as error:
         fail(1, error)
     except OSError as error:
-        fail(1, f"{error.filename} cannot be read: {error.strerror}")
+        what = (
+            f"{error.filename} cannot be read" if error.filename else "no room for a temporary file"
+        )
+        fail(1, f"{what}: {error.strerror}")
     report = replay.report(is_hashed)
     report.logs, report.interrupted = paths, is_interrupted
     report.lines, report.unreadable = counts.lines, counts.unreadable

@@ -29,7 +29,7 @@ from limiter.settings import metrics_folder
 from limiter.web.rules import Rule
 from limiter.web.subjects import Key, disguised
 
-#: Counters of one policy in one worker; all of them in use take about 0.25 MB.
+#: Counters of one policy in one worker; all of them in use take about 0.33 MB.
 COUNTERS = 1000
 
 #: Seconds after which a denial is in the worker's file.

@@ -54,8 +54,8 @@ def caveats(file: PolicyFile, replay: Replay, report: Report, counts: Counts) ->
         )
     if counts.late:
         yield (
-            f"{counts.late:,} lines were left out, since they are too far out of order: sort the log, or "
-            f"give a longer --tolerance"
+            f"{counts.late:,} lines were left out, since they are too far out of order: sort the log, name "
+            f"each of its files, or give a longer --tolerance"
         )
     if len(report.logs) > 1:
         yield "several logs are merged by their times: if their hosts' clocks differ, so do the decisions"
@@ -78,6 +78,8 @@ def _of_policy(named: Named, policy: PolicyReport, replay: Replay, report: Repor
         yield "its leases are not simulated: a log does not show how long they are held"
     if rule.new_subjects is not None:
         yield "its bound on new subjects is not simulated"
+    if named.description.get("prepaid"):
+        yield "its prepaid units are not simulated: those that expire unused deny a little earlier"
     if "true_cost" in named.description:
         yield "its true_cost is not in the log; each request keeps its cost"
     if "refund_unless" in named.description and not replay.has_statuses:

@@ -92,6 +92,8 @@ def combined(needed: Collection[str]) -> Reader:
             headers = _fields(
                 (("referer", referer), ("user-agent", agent), ("x-forwarded-for", forwarded))
             )
+        if not target.isascii():
+            target = _raw(target)
         return Entry(times[time], method, "", target, address, headers, int(status))
 
     return read
@@ -109,7 +111,7 @@ def _read_unusual(line: str, times: CommonTimes) -> Entry:
             ("x-forwarded-for", parts["forwarded"]),
         )
     )
-    target = _unescaped(parts["target"])
+    target = _unescaped(_raw(parts["target"]))
     time_us, host = times[parts["time"]], parts["host"] or ""
     return Entry(
         time_us, parts["method"], host, target, parts["address"], headers, int(parts["status"])

@@ -42,14 +42,15 @@ class Observed:
             suggestion = suggest(
                 self._own[place], share, limit.period_us, self._names[place], limit
             )
-            if self._refund[place]:
+            if self._refund[place] and suggestion.subjects:
                 suggestion.notes.append("Refunds by the response are left out: they need less.")
             yield suggestion
 
     def curves(self, place: int) -> Iterator[LimitCurves]:
-        """Yield the curves of each limit of a policy of the file."""
-        for limit in self._limits[place]:
-            yield limit_curves(limit, self._own[place])
+        """Yield the curves of each limit of a policy of the file; none if no subject counts by them."""
+        if self._own[place].subjects:
+            for limit in self._limits[place]:
+                yield limit_curves(limit, self._own[place])
 
     def worst(self, place: int) -> list[WorstSubject]:
         """The subjects that a policy of the file denied most often."""

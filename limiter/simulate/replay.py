@@ -123,7 +123,7 @@ class Replay:
         for place in found.unidentified:
             tally = self._tallies[place]
             tally.report.unidentified += 1
-            refuses = refuses or (tally.report.requests > 0 and not tally.rule.shadow)
+            refuses = refuses or (tally.has_requests and not tally.rule.shadow)
         for place in found.too_large:
             self._tallies[place].report.too_large += 1
         self.refused += refuses
@@ -205,20 +205,24 @@ class _Tally:
         #: The number of requests, and of denials, of each subject.
         self._requests: dict[Key, int] = {}
         self._denials: dict[Key, int] = {}
-        #: The requests of the present second, and those of them that were denied.
-        self._now = self._now_denied = 0
+        #: The requests of the present second, their cost, and the number that was denied.
+        self._now = self._now_cost = self._now_denied = 0
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether the policy has applied to a request."""
+        return bool(self._requests)
 
     def add(self, subject: Key, cost: int, time_us: int, is_denied: bool) -> None:
         """Count a check."""
         self._requests[subject] = self._requests.get(subject, 0) + 1
         self._now += 1
-        self.report.cost += cost
+        self._now_cost += cost
         if is_denied:
             self._now_denied += 1
             self._denials[subject] = self._denials.get(subject, 0) + 1
             if self.report.first_denial_us is None:
                 self.report.first_denial_us = time_us
-        self.report.requests += 1
 
     def count_second(self, second_us: int) -> None:
         """End the second that began at ``second_us``."""
@@ -227,8 +231,10 @@ class _Tally:
             if report.busiest is None or self._now > report.busiest.requests:
                 report.busiest = Second(second_us, self._now)
             report.timeline.add(second_us, self._now - self._now_denied, self._now_denied)
+            report.requests += self._now
+            report.cost += self._now_cost
             report.denied += self._now_denied
-            self._now = self._now_denied = 0
+            self._now = self._now_cost = self._now_denied = 0
 
     def turn(self, now_us: int, before_us: int) -> None:
         """Drop expired state before a request; ``before_us`` is the end of the last second that had any."""

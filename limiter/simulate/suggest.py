@@ -31,6 +31,7 @@ from limiter.policies import (
 from limiter.simulate import needs
 from limiter.simulate.demand import Demand, Requests
 from limiter.simulate.load import Load, Peak
+from limiter.simulate.words import duration
 
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,9})?)\s*%\s*", re.ASCII)
 
@@ -166,6 +167,8 @@ def suggest(
     """
     suggestion = Suggestion(name, share, period_us, demand.subjects)
     if not demand.subjects:
+        limit = f"{name or 'the policy'}'s own limit per {duration(period_us)}"
+        suggestion.notes.append(f"No subject counts by {limit}: nothing is suggested for it.")
         return suggestion
     per, notes = timedelta(microseconds=period_us), suggestion.notes
     least = least_for(share, demand, [partial(kind.need, period_us) for kind in KINDS])

@@ -35,9 +35,11 @@ def _summary(report: Report) -> Iterator[str]:
     if report.begin_us is None or report.end_us is None:
         yield f"no requests in {report.lines:,} lines"
     else:
+        shadow = any(policy.shadow and policy.denied for policy in report.policies)
         yield (
             f"{report.requests:,} requests from {moment(report.begin_us)} to {moment(report.end_us)}, of "
             f"which {part(report.denied, report.requests)} would be denied"
+            f"{' (policies in shadow mode deny none)' * shadow}"
         )
     if report.refused:
         yield f"{report.refused:,} requests would be refused: no usable key, or a cost above the limits"

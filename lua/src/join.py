@@ -18,6 +18,8 @@ from pathlib import Path
 from textwrap import dedent, indent
 
 HERE = Path(__file__).parent
+#: The folder of ``lua/`` for the scripts, as in ``VERSION`` of ``limiter/keys.py``.
+VERSION = "v1"
 TEMPLATES = HERE / "templates"
 #: The place of ``field``, a policy's first argument: after time, mode and cost in the script of one rate,
 #: and after the four words at ``at + 1`` in ``several``.
@@ -160,7 +162,7 @@ def scripts() -> dict[str, str]:
 
 def main() -> None:
     """Write every script of ``lua/v1``, and ``SHA1SUMS``."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "v1"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / VERSION
     sums = []
     for name, text in sorted(scripts().items()):
         (folder / name).write_text(text)

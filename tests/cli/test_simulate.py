@@ -58,7 +58,8 @@ def test_a_table(log: str, policies: str) -> None:
     assert (
         result.stdout
         == f"""\
-150 requests from 2026-11-01 12:00:00 to 2026-11-01 12:00:49, of which 40 (26.67%) would be denied
+150 requests from 2026-11-01 12:00:00 to 2026-11-01 12:00:49, of which 40 (26.67%) would be denied \
+(policies in shadow mode deny none)
 2 of 152 lines are no entries of a log, such as:
   {log}:1: 'nothing' (it is no line of the common or combined format)
   {log}:152: '\\x16\\x03' (it is no line of the common or combined format)

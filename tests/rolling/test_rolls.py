@@ -99,7 +99,7 @@ def most_received(hits: list[Hit], period_ns: int) -> int:
     for hit in sorted(hits, key=lambda hit: hit.received):
         heapq.heappush(begun, (hit.sent, hit.granted))
         inside += hit.granted
-        while begun[0][0] <= hit.received - period_ns:
+        while begun and begun[0][0] <= hit.received - period_ns:
             inside -= heapq.heappop(begun)[1]
         most = max(most, inside)
     return most

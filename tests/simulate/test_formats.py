@@ -52,6 +52,10 @@ def entry(**changes: Any) -> Entry:
             entry(target='/\xc3\xa9"x'),
         ),
         ('192.0.2.7 - - [10/Oct/2000:13:55:36 -0700] "GET /" 200 -', entry(target="/")),
+        (
+            '192.0.2.7 - - [10/Oct/2000:13:55:36 -0700] "GET /\u00e9 HTTP/2.0" 200 5',
+            entry(target="/\xc3\xa9"),
+        ),
     ],
 )
 def test_common_and_combined(line: str, expected: Entry) -> None:

@@ -153,6 +153,20 @@ def test_subjects_of_a_plan_have_no_part_in_a_suggestion(folder: Path) -> None:
     assert (second["subjects"], second["period"]) == (1, 60)
 
 
+def test_a_policy_whose_subjects_all_have_a_plan_has_no_curves(folder: Path) -> None:
+    """Nothing is known of its own limits; the page and the terminal say so."""
+    policies = _POLICIES.replace('["big"]', '["big", "greedy", "small", "other"]')
+    (folder / "planned.toml").write_text(policies)
+    page = folder / "planned.html"
+    result = run(f"simulate {folder}/log.json {folder}/planned.toml --suggest 50% --html {page}")
+
+    assert result.exit_code == 0
+    note = "No subject counts by api's own limit per 10 seconds: nothing is suggested for it."
+    assert note in result.stdout.splitlines()
+    assert note in page.read_text().replace("&#x27;", "'")
+    assert page.read_text().count("<h3>Denied by other limits (") == 1
+
+
 def test_the_picture_is_a_png_of_the_plots_of_all_policies(folder: Path) -> None:
     data = (folder / "plots.png").read_bytes()
 

@@ -274,6 +274,7 @@ COMPLETE = "a log does not say whether it is complete"
             [at(0), at(60)],
             ["its leases are not simulated"],
         ),
+        (ONE + "prepaid = 5\n", [at(0), at(60)], ["its prepaid units are not simulated"]),
     ],
 )
 def test_warnings(policies: str, log: list[Entry], expected: list[str] | None) -> None:

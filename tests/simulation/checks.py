@@ -23,7 +23,7 @@ _UNSENT = re.compile("not sent within the deadline|no connection within the dead
 
 def broken(record: Record) -> list[str]:
     """The promises that the schedule broke, each in one line."""
-    return [*_answers(record), *_charges(record), *_rest(record)]
+    return [*_answers(record), *_charges(record), *_pairs(record), *_rest(record)]
 
 
 def _answers(record: Record) -> Iterator[str]:
@@ -39,16 +39,14 @@ def _answers(record: Record) -> Iterator[str]:
         if isinstance(result, asyncio.CancelledError):
             if outcome.planned.cancelled_after is None:
                 yield f"{name} was cancelled by no caller"
-        elif plan.is_calm and (
-            isinstance(result, StoreUnavailable) or getattr(result, "degraded", False)
-        ):
+        elif plan.is_calm and (isinstance(result, StoreUnavailable) or _is_degraded(result)):
             yield f"{name} was not decided by the store, and nothing kept it from that: {result!r}"
         elif isinstance(result, StoreUnavailable):
             if plan.on_error != "raise" and outcome.planned.kind != "refund":
                 yield f"{name} raised {result!r}, with on_error={plan.on_error}"
         elif isinstance(result, BaseException):
             yield f"{name} raised {result!r}"
-        elif isinstance(result, Decision) and result.degraded and plan.on_error == "raise":
+        elif _is_degraded(result) and plan.on_error == "raise":
             yield f"{name} was decided without the store"
 
 
@@ -59,6 +57,8 @@ def _charges(record: Record) -> Iterator[str]:
         ran[execution.keys].append(execution)
     groups: dict[tuple[tuple[bytes, ...], str, int], list[Outcome]] = defaultdict(list)
     for outcome in record.outcomes:
+        if outcome.planned.kind == "pair":
+            continue
         groups[outcome.keys, outcome.planned.kind, outcome.planned.cost].append(outcome)
     ran_for: dict[tuple[bytes, ...], list[Outcome]] = defaultdict(list)
     for outcome in record.outcomes:
@@ -73,9 +73,9 @@ def _charges(record: Record) -> Iterator[str]:
             if len(own) > 1:
                 yield f"{_name(outcomes[0])} ran {len(own)} times: {own}"
         charged = sum(each.charged for each in own)
-        sent = sum(not _UNSENT.search(str(each.result)) for each in outcomes)
-        if charged > cost * sent:
-            yield f"{sent} x {_name(outcomes[0])} were sent, and charged {charged} units"
+        runnable = sum(not _UNSENT.search(str(each.result)) for each in outcomes)
+        if charged > cost * runnable:
+            yield f"{runnable} x {_name(outcomes[0])} may have run, and were charged {charged} units"
         decided = [
             each.result
             for each in outcomes
@@ -95,6 +95,29 @@ def _charges(record: Record) -> Iterator[str]:
                 is_own = _rooms(decision) in denials
             if not is_own:
                 yield f"{_name(outcomes[0])} got another call's reply {decision!r}; its own: {own}"
+
+
+def _pairs(record: Record) -> Iterator[str]:
+    """A call for two subjects is charged at most once to each, and passes only if it is charged to both."""
+    for outcome in record.outcomes:
+        if outcome.planned.kind != "pair":
+            continue
+        passed = isinstance(outcome.result, list) and bool(outcome.result)
+        for keys in outcome.each_keys:
+            own = [
+                execution
+                for execution in record.ledger
+                if execution.mode == "hit" and set(keys) <= set(execution.keys)
+            ]
+            if len(own) > 1:
+                yield f"{_name(outcome)} ran {len(own)} times for {keys}"
+            if passed and not _is_degraded(outcome.result) and not any(e.charged for e in own):
+                yield f"{_name(outcome)} passed, and was not charged to {keys}"
+
+
+def _is_degraded(result: object) -> bool:
+    decisions = result if isinstance(result, list) else [result]
+    return any(getattr(each, "degraded", False) for each in decisions)
 
 
 def _rooms(decision: Decision) -> tuple[int, ...]:

@@ -88,6 +88,8 @@ def draw(seed: int) -> Plan:
     store = choose.choice(["one server", "a cluster", "a cluster", "sentinels"])
     kinds = [[name for name in names if not is_calm or name in CALM] for names in mishaps_of(store)]
     kinds = [names for names in kinds if names]
+    closes = choose.random() < 0.4
+    stays_closed = closes and choose.random() < 0.5
     longest = [0.1] if is_calm else [0.05, 0.3, 1.0]
     return Plan(
         is_calm=is_calm,
@@ -99,7 +101,7 @@ def draw(seed: int) -> Plan:
         connect_timeout=choose.choice([0.2, 0.5, 1.0]),
         opens=choose.random() < 0.4,
         weather=Weather(split=choose.random()) if is_calm else _weather(choose),
-        calls=_calls(choose, seconds, timeout, in_loop),
+        calls=_calls(choose, seconds, timeout, in_loop, not stays_closed),
         threads=choose.randint(1, 4),
         mishaps=[
             (
@@ -113,8 +115,8 @@ def draw(seed: int) -> Plan:
             (choose.random() * seconds, choose.random() * choose.choice([0.01, 0.3]))
             for _ in range(0 if is_calm else choose.choice([0, 0, 0, 1, 2]))
         ],
-        closes_at=choose.random() * seconds if choose.random() < 0.4 else None,
-        stays_closed=choose.random() < 0.5,
+        closes_at=choose.random() * seconds if closes else None,
+        stays_closed=stays_closed,
         seconds=seconds,
         gives_way=choose.choice([0.0, 0.02, 0.2]),
     )
@@ -129,15 +131,17 @@ def _weather(choose: random.Random) -> Weather:
 
 
 def _calls(
-    choose: random.Random, seconds: float, timeout: float, in_loop: bool
+    choose: random.Random, seconds: float, timeout: float, in_loop: bool, has_pairs: bool
 ) -> list[PlannedCall]:
+    """Draw the calls; a pair may be two calls and a refund, of which the last may follow ``close``."""
+    kinds = {"hit": 5, "shared": 5, "burst": 3, "pair": 2 * has_pairs, "peek": 1, "refund": 1}
     calls = []
     at = 0.0
     count = choose.randint(4, 20)
     for number in range(1, count + 1):
         if choose.random() < 0.7:  # else in the same turn as the call before
             at += choose.expovariate(count / seconds)
-        kind = choose.choices(["hit", "shared", "burst", "peek", "refund"], [5, 5, 3, 1, 1])[0]
+        (kind,) = choose.choices([*kinds], [*kinds.values()])
         cancelled = None
         if in_loop and choose.random() < 0.1:
             cancelled = choose.random() * choose.choice([0.001, timeout])

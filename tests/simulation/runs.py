@@ -28,14 +28,18 @@ _SETTLING = 2.5
 _LONGEST_END = 10.0
 #: One subject in each part of a cluster.
 _PROBES = ["r13", "r1", "r12", "r4", "r11", "r3", "r10", "r2"]
+#: The end of the name of a pair's second subject.
+TWIN = "-twin"
 
 
 class Outcome:
     """What became of one call."""
 
-    def __init__(self, planned: PlannedCall, keys: tuple[bytes, ...], world: World) -> None:
+    def __init__(self, planned: PlannedCall, keys: list[tuple[bytes, ...]], world: World) -> None:
         self.planned = planned
-        self.keys = keys
+        self.each_keys = keys
+        """The keys of each subject."""
+        self.keys = keys[0]
         self.began, self._stalled = world.now, world.stalled
         self.took: float | None = None
         """Seconds until it was answered, without those in which the process stood still; None: never."""
@@ -154,7 +158,8 @@ class _Schedule:
 
     def _outcome(self, planned: PlannedCall, limiter: Any) -> Outcome:
         plan = limiter._core.plan
-        keys = plan.keys_of(plan.state(planned.subject, None)[0])
+        subjects = [planned.subject, *([planned.subject + TWIN] if planned.kind == "pair" else [])]
+        keys = [plan.keys_of(plan.state(subject, None)[0]) for subject in subjects]
         outcome = Outcome(planned, keys, self.world)
         self.world.note("%s of %s for %d begins", *planned[1:4])
         self.outcomes.append(outcome)
@@ -234,11 +239,8 @@ class _Schedule:
         if self._is_over:
             return
         outcome = self._outcome(planned, limiter)
-        method: Any = getattr(
-            limiter, planned.kind if planned.kind in ("peek", "refund") else "hit"
-        )
         try:
-            result = await method(planned.subject, planned.cost)
+            result = await _invoke(limiter, planned)
         except BaseException as error:
             outcome.end(error, self.world)
         else:
@@ -299,11 +301,8 @@ class _Schedule:
             if self._is_over:
                 return
             outcome = self._outcome(planned, limiter)
-            method: Any = getattr(
-                limiter, planned.kind if planned.kind in ("peek", "refund") else "hit"
-            )
             try:
-                result = method(planned.subject, planned.cost)
+                result = _invoke(limiter, planned)
             except BaseException as error:
                 outcome.end(error, self.world)
             else:
@@ -328,6 +327,14 @@ class _Schedule:
         self.recovered = not left
         self.world.note("the limiter is closed")
         limiter.close()
+
+
+def _invoke(limiter: Any, planned: PlannedCall) -> Any:
+    """Make the call."""
+    _, kind, subject, cost, *_ = planned
+    if kind == "pair":
+        return limiter.hit_all([(subject, cost), (subject + TWIN, cost)])
+    return getattr(limiter, kind if kind in ("peek", "refund") else "hit")(subject, cost)
 
 
 def _complaint(context: dict[str, Any]) -> str:

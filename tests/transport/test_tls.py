@@ -55,10 +55,9 @@ def test_handshakes_that_fail_are_few(
     with Proxy((HOST, tls_server.port)) as proxy:
         limiter = make_any(proxy.url.replace("redis", "rediss"), timeout=0.1)
         began = time.monotonic()
-        while time.monotonic() - began < 0.6:
+        while time.monotonic() - began < 0.6 or proxy.connections < 2:
             assert outcome(lambda: limiter.hit("u")) == "StoreUnavailable"
         assert proxy.connections <= 4 + (time.monotonic() - began) / MOST_PAUSE
-        assert proxy.connections >= 2
     assert len(made) == 1
 
 
