@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from limiter import acl
 from limiter.doctor import Level, findings
 from limiter.transport.inspection import Facts, Scripts, Server, inspect
 from service.demo.servers import HOST, Certificates, Cluster, Watched, find_server
 from service.demo.servers import Server as RealServer
 from tests.cli.support import run
+from tests.users import rule
 
 
 def checks(store: str, **environ: str) -> dict[str, tuple[str, str]]:
@@ -42,7 +42,7 @@ def test_a_server_that_has_all(any_store: str) -> None:
 def test_it_connects_as_the_limiter_and_writes_nothing(own: RealServer) -> None:
     """The user of `limiter acl` has all rights that are asked; what it may not ask is said."""
     with own.client() as admin:
-        admin.execute_command(acl.rule("narrow"))
+        admin.execute_command(rule(admin, "narrow"))
         admin.execute_command("ACL SETUSER narrow >secret")
         found = checks(own.url.replace("://", "://narrow:secret@"))
         assert admin.dbsize() == 0
@@ -52,17 +52,14 @@ def test_it_connects_as_the_limiter_and_writes_nothing(own: RealServer) -> None:
     assert found["replicas"][1].startswith("not known, since INFO was refused")
 
 
-#: The rights of a user who makes no reservations by an id.
-_EARLIER = acl.rule("x").partition(" on ")[2].replace(" +get", "").replace(" +set", "")
-
-
 def test_missing_rights_are_named(own: RealServer) -> None:
     with own.client() as admin:
-        admin.execute_command(acl.rule("narrow").replace(" +hset", "").replace(" +zadd", ""))
+        admin.execute_command(rule(admin, "narrow").replace(" +hset", "").replace(" +zadd", ""))
         admin.execute_command("ACL SETUSER narrow >secret")
     store = own.url.replace("://", "://narrow:secret@")
-    with own.client() as admin:
-        admin.execute_command("ACL SETUSER earlier reset on >secret " + _EARLIER)
+    with own.client() as admin:  # a user who makes no reservations by an id
+        admin.execute_command(rule(admin, "earlier").replace(" +get", "").replace(" +set", ""))
+        admin.execute_command("ACL SETUSER earlier >secret")
     assert checks(own.url.replace("://", "://earlier:secret@"))["rights"] == (
         "warning",
         "the store's user lacks +get +set|only /v1/reserve needs it; `limiter acl` prints all rights",
@@ -74,7 +71,7 @@ def test_missing_rights_are_named(own: RealServer) -> None:
 
 def test_a_user_who_may_not_run_scripts_is_no_fault_of_the_server(own: RealServer) -> None:
     with own.client() as admin:
-        admin.execute_command(acl.rule("narrow").replace(" +eval ", " "))
+        admin.execute_command(rule(admin, "narrow").replace(" +eval ", " "))
         admin.execute_command("ACL SETUSER narrow >secret")
     found = checks(own.url.replace("://", "://narrow:secret@"))
 

@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from limiter import acl
 from limiter.scripts import names, script
 from service.demo.servers import HOST, Cluster, Server
 from tests.cli.support import run
 from tests.service.support import ROOT
+from tests.users import rule
 
 
 def test_the_list() -> None:
@@ -83,7 +83,7 @@ def test_a_store_that_is_not_there_is_3() -> None:
 def test_a_store_that_refuses_is_4() -> None:
     """A user who may not load scripts."""
     with Server() as server, server.client() as client:
-        client.execute_command(*acl.rule("api").split())
+        client.execute_command(*rule(client, "api").split())
         client.acl_setuser("api", enabled=True, passwords=["+pw"], commands=["-script|load"])
         url = server.url.replace("redis://", "redis://api:pw@")
         done = run(f"scripts --install --store {url}")

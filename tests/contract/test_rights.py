@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from limiter import Limiter, SlidingLog, StoreRefused, TokenBucket, acl
+from limiter import Limiter, SlidingLog, StoreRefused, TokenBucket
 from limiter.scripts import COMMANDS, OF_RECORDS, names
 from tests.contract import checks, vectors
 from tests.scripts import source
+from tests.users import rule
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def admin(any_store: str) -> Iterator[redis.Redis]:
 def restricted(admin: redis.Redis) -> Iterator[redis.Redis]:
     """Connect as a user with only the rights of the printed rule."""
     name, password = f"user-{secrets.token_hex(4)}", secrets.token_hex(8)
-    admin.execute_command(*shlex.split(acl.rule(name)))
+    admin.execute_command(*shlex.split(rule(admin, name)))
     admin.execute_command("ACL", "SETUSER", name, f">{password}")
     address = admin.connection_pool.connection_kwargs
     with redis.Redis(address["host"], address["port"], username=name, password=password) as client:

@@ -78,6 +78,18 @@ def test_the_least_rights_as_json() -> None:
     assert all(f"+{name}" in acl.rule("api") for name in rights["commands"])
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_the_rights_for_redis_7_0(form: list[str]) -> None:
+    """Redis 7.0 refuses a rule with a command that it does not know: one is left out, no other."""
+    acl_command = [sys.executable, "-m", "limiter", "acl", *form]
+    usual = subprocess.check_output(acl_command, text=True)
+    shorter = subprocess.check_output([*acl_command, "--redis-7.0"], text=True)
+
+    left_out = ' "client|setinfo",' if form else " +client|setinfo"
+    assert left_out in usual
+    assert shorter == usual.replace(left_out, "")
+
+
 class Size(IntEnum):
     """A cost that is an enum."""
 

@@ -13,10 +13,11 @@ import pytest
 import redis
 from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
-from limiter import InvalidSetting, Limiter, StoreRefused, acl
+from limiter import InvalidSetting, Limiter, StoreRefused
 from limiter.version import __version__
 from service.demo.servers import HOST, Cluster, Server
 from tests.transport.conftest import Maker
+from tests.users import rule
 from tests.waiting import until
 
 USER = "api"
@@ -25,7 +26,7 @@ USER = "api"
 def set_password(server: Server, password: str) -> None:
     """Let the user have this password alone, and close its connections."""
     with server.client() as admin:
-        admin.execute_command(*acl.rule(USER).split())
+        admin.execute_command(*rule(admin, USER).split())
         admin.execute_command("ACL", "SETUSER", USER, f">{password}")
         admin.execute_command("CLIENT", "KILL", "USER", USER)
 

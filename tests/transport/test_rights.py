@@ -9,12 +9,12 @@ import pytest
 import redis
 
 from limiter import AsyncLimiter, Limiter, StoreRefused
-from limiter.acl import rule
 from limiter.scripts import COMMANDS, OF_RECORDS
 from limiter.transport import rights
 from service.demo.servers import HOST, Cluster, Server
 from tests.transport.conftest import Maker
 from tests.transport.support import BUCKET, LOG, PLENTY
+from tests.users import rule
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def admin(own: Server) -> Iterator[redis.Redis]:
 
 def grant(client: redis.Redis, *changes: str, prefix: str = "rl") -> None:
     """Make the user ``api`` with these rights, and changes to them."""
-    client.execute_command(*rule("api", prefix).split())
+    client.execute_command(*rule(client, "api", prefix).split())
     client.execute_command("ACL", "SETUSER", "api", ">hush", *changes)
 
 

@@ -29,6 +29,7 @@ from service.demo.servers import HOST, Certificates, Cluster, Server
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, Maker, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
+from tests.users import rule
 
 BOTH = [PLENTY, LOG]
 PASSWORD = "hush:@+%"  # noqa: S105
@@ -120,7 +121,7 @@ def test_a_cluster_by_password(make_any: Maker, guarded: Cluster) -> None:
 
 def grant(admin: redis.Redis) -> None:
     """Make the user ``api``, with the rights of ``limiter acl`` and a password."""
-    admin.execute_command(*acl.rule("api").split())
+    admin.execute_command(*rule(admin, "api").split())
     admin.execute_command("ACL", "SETUSER", "api", ">hush")
 
 
