@@ -114,6 +114,26 @@ def _role(node: Server) -> str:
         return str(client.info("replication")["role"])
 
 
+def until_all_know(cluster: Cluster, primary: Server, replica: Server) -> None:
+    """Wait until every node knows which of a pair is the replica.
+
+    A primary that still takes it for a primary denies its vote, and a planned failover then has no effect.
+    """
+    with ExitStack() as stack:
+        clients = [stack.enter_context(node.client()) for node in cluster.nodes]
+        ids = {
+            node: str(clients[cluster.nodes.index(node)].execute_command("CLUSTER MYID"))
+            for node in (primary, replica)
+        }
+
+        def knows(client: redis.Redis) -> bool:
+            nodes = client.execute_command("CLUSTER NODES").values()
+            masters = {node["node_id"]: node["master_id"] for node in nodes}
+            return masters[ids[replica]] == ids[primary]
+
+        until(lambda: all(map(knows, clients)))
+
+
 def take_over(*replicas: Server) -> None:
     """Make these replicas primaries, whatever the others say."""
     for replica in replicas:

@@ -18,7 +18,7 @@ from limiter.transport.slots import REFRESH_EVERY, SlotTable
 from limiter.transport.wire import scripts_of
 from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy, replace, swallow
-from tests.topology import SLOT, TAG, Move
+from tests.topology import SLOT, TAG, Move, until_all_know
 from tests.transport.conftest import MakeLimiter, Maker
 from tests.transport.support import (
     BUCKET,
@@ -365,6 +365,7 @@ def test_a_planned_failover(make_limiter: MakeLimiter, fragile: Cluster) -> None
     old = next(n for n, c in enumerate(clients) if c.info("replication")["role"] == "master")
     outcomes: Counter[str] = Counter()
     outcomes[outcome(lambda: limiter.hit(key))] += 1
+    until_all_know(fragile, pair[old], pair[1 - old])
     clients[1 - old].execute_command("CLUSTER FAILOVER")
 
     def took_over() -> bool:
@@ -378,6 +379,7 @@ def test_a_planned_failover(make_limiter: MakeLimiter, fragile: Cluster) -> None
         assert used(limiter, key) <= sum(outcomes.values())
         assert set(outcomes) <= {"allow", "StoreUnavailable"}
     finally:
+        until_all_know(fragile, pair[1 - old], pair[old])
         clients[old].execute_command("CLUSTER FAILOVER")
         until(lambda: clients[old].info("replication")["role"] == "master")
         for client in clients:
