@@ -122,9 +122,10 @@ audit: $(VENV)/.release
 	$(BIN)/python -m pip_audit --strict --disable-pip --require-hashes -r requirements.lock || \
 	  { echo "make audit: a package above is vulnerable, or the database of PyPI did not answer" >&2; exit 1; }
 
+# Without isolation, the locked setuptools builds it, and not the newest one of that day.
 release: $(VENV)/.release
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python deploy/sbom.py dist
 
 clean:
