@@ -156,7 +156,9 @@ def bench(
         raise click.ClickException(str(error)) from None
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     with _library(against) as before:
-        facts = machine.describe(servers, _command(), before and f"{before.commit} ({against})")
+        facts = machine.describe(
+            servers, machine.command_line("bench"), before and f"{before.commit} ({against})"
+        )
         began, load = time.monotonic(), machine.load()
         sections, failures = _measure(chosen, servers, QUICK if quick else FULL, before)
     past = (
@@ -217,13 +219,3 @@ def _measure(
 
 def _named(chosen: list[str]) -> list[str]:
     return ["full"] if chosen == USUAL else chosen
-
-
-def _command() -> str:
-    """Return the command line without ``--output``, whose path would name folders of this machine."""
-    words, hidden = ["python", "-m", "bench"], False
-    for word in sys.argv[1:]:
-        if not hidden and not word.startswith("--output"):
-            words.append(word)
-        hidden = word == "--output"
-    return " ".join(words)

@@ -32,6 +32,16 @@ _PACKAGES = (
 _CHECKOUT = Path(__file__).parent.parent
 
 
+def command_line(module: str) -> str:
+    """Return the command line without ``--output``, whose path would name folders of this machine."""
+    words, hidden = ["python", "-m", module], False
+    for word in sys.argv[1:]:
+        if not hidden and not word.startswith("--output"):
+            words.append(word)
+        hidden = word == "--output"
+    return " ".join(words)
+
+
 def describe(programs: list[Program], command: str, before: str | None = None) -> dict[str, str]:
     """Return the facts of the report's head, in their order; ``before`` is the other revision."""
     packages = {name: version for name in _PACKAGES if (version := _version(name))}

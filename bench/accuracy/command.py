@@ -69,7 +69,7 @@ def accuracy(
     results = Results(effort)
     try:
         servers = programs(server)
-        facts = machine.describe(servers, _command())
+        facts = machine.describe(servers, machine.command_line("bench.accuracy"))
         facts["packages"] += "".join(
             f", {name} {version}"
             for name, version in contenders.versions().items()
@@ -153,13 +153,3 @@ def _real(program: Program, effort: Effort, names: list[str], results: Results) 
     results.notes += [
         f"the library {name} is not installed (pip install {name})" for name in contenders.missing()
     ]
-
-
-def _command() -> str:
-    """Return the command line without ``--output``, whose path would name folders of this machine."""
-    words, hidden = ["python", "-m", "bench.accuracy"], False
-    for word in sys.argv[1:]:
-        if not hidden and not word.startswith("--output"):
-            words.append(word)
-        hidden = word == "--output"
-    return " ".join(words)

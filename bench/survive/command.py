@@ -110,7 +110,9 @@ def survive(
             "no event has them in its name or as its group", param_hint="--only"
         )
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    facts = machine.describe(servers, _command()) | {"seed of the soak": str(seed)}
+    facts = machine.describe(servers, machine.command_line("bench.survive")) | {
+        "seed of the soak": str(seed)
+    }
     facts["timeout of a call"] = f"{timeout:g} s"
     facts.pop("ab", None)
     began, load = time.monotonic(), machine.load()
@@ -165,13 +167,3 @@ def _line(trial: Trial) -> str:
         f"{figures.undecided_elsewhere} elsewhere"
     )
     return f"{words}; BROKEN: {'; '.join(trial.broken)}" if trial.broken else words
-
-
-def _command() -> str:
-    """Return the command line without ``--output``, whose path would name folders of this machine."""
-    words, hidden = ["python", "-m", "bench.survive"], False
-    for word in sys.argv[1:]:
-        if not hidden and not word.startswith("--output"):
-            words.append(word)
-        hidden = word == "--output"
-    return " ".join(words)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from limiter import Decision, StoreUnavailable
@@ -16,6 +17,8 @@ from tests.simulation.servers import Execution
 #: which the timer of a connection may be late, and two milliseconds, since a poll of a socket ends in whole
 #: ones.
 GRACE_PART, MOST_GRACE, ROUNDING = 0.1, 0.020, 0.002
+#: Errors after which a call is sure not to have run.
+_UNSENT = re.compile("not sent within the deadline|no connection within the deadline")
 
 
 def broken(record: Record) -> list[str]:
@@ -70,8 +73,9 @@ def _charges(record: Record) -> Iterator[str]:
             if len(own) > 1:
                 yield f"{_name(outcomes[0])} ran {len(own)} times: {own}"
         charged = sum(each.charged for each in own)
-        if charged > cost * len(outcomes):
-            yield f"{len(outcomes)} x {_name(outcomes[0])} were charged {charged} units"
+        runnable = sum(not _UNSENT.search(str(each.result)) for each in outcomes)
+        if charged > cost * runnable:
+            yield f"{runnable} x {_name(outcomes[0])} may have run, and were charged {charged} units"
         decided = [
             each.result
             for each in outcomes
@@ -80,11 +84,16 @@ def _charges(record: Record) -> Iterator[str]:
         allowed = sum(decision.allowed for decision in decided) if mode == "hit" else 0
         if allowed * cost > charged:
             yield f"{allowed} x {_name(outcomes[0])} passed, and {charged} units were charged"
+        shares, denials = _shares(own, cost)
         for decision in decided:
-            if kind == "burst":
-                if not _is_share(decision, own):
-                    yield f"{_name(outcomes[0])} got another call's reply {decision!r}: its own are {own}"
-            elif not own or not _is_reply(decision, own[0]):
+            if kind != "burst":
+                is_own = bool(own) and _is_reply(decision, own[0])
+            elif decision.allowed:
+                is_own = shares[_rooms(decision)] > 0
+                shares[_rooms(decision)] -= 1
+            else:
+                is_own = _rooms(decision) in denials
+            if not is_own:
                 yield f"{_name(outcomes[0])} got another call's reply {decision!r}; its own: {own}"
 
 
@@ -111,25 +120,34 @@ def _is_degraded(result: object) -> bool:
     return any(getattr(each, "degraded", False) for each in decisions)
 
 
+def _rooms(decision: Decision) -> tuple[int, ...]:
+    return tuple(each.remaining for each in decision.each)
+
+
 def _is_reply(decision: Decision, execution: Execution) -> bool:
     reply = execution.reply
-    return tuple(each.remaining for each in decision.each) == reply[1:-1:STRIDE] and (
+    return _rooms(decision) == reply[1:-1:STRIDE] and (
         decision.granted == reply[0] or not decision.allowed
     )
 
 
-def _is_share(decision: Decision, executions: list[Execution]) -> bool:
-    """Whether a joined call may have this decision: others behind it may have been charged, too."""
+def _shares(
+    executions: list[Execution], cost: int
+) -> tuple[Counter[tuple[int, ...]], set[tuple[int, ...]]]:
+    """What remains for each of the joined calls that a script call admitted, and for denied ones.
+
+    The units of those behind a call remain to it, so no two of them have the same numbers.
+    """
+    shares: Counter[tuple[int, ...]] = Counter()
+    denials = set()
     for execution in executions:
-        reply = execution.reply
-        least = reply[1]
-        most = least + execution.charged
-        if (
-            decision.allowed <= (execution.charged > 0)
-            and least <= decision.each[0].remaining <= most
-        ):
-            return True
-    return False
+        rooms = execution.reply[1:-1:STRIDE]
+        shares.update(
+            tuple(room + behind for room in rooms) for behind in range(0, execution.charged, cost)
+        )
+        if not execution.charged:
+            denials.add(rooms)
+    return shares, denials
 
 
 def _rest(record: Record) -> Iterator[str]:

@@ -187,6 +187,11 @@ FAULTS = [
         ),
     ),
     Fault(
+        "all joined calls get the same remaining units",
+        LOOP,
+        (("joined:_share", "behind -= cost", "pass"),),
+    ),
+    Fault(
         "no caller is notified of a new connection",
         THREADS,
         (

@@ -188,15 +188,21 @@ class SimulatedCluster(SimulatedStore):
         """The owner of each part, as the nodes say that are not cut off."""
         return next(node for node in self.nodes if node.name not in self.lost).view
 
-    def _move(self, seconds: float) -> None:
-        """A part of the slots moves, key by key."""
+    def _begin_move(self, seconds: float) -> tuple[int, ClusterNode, ClusterNode] | None:
+        """Choose a part, whose it is and whose it will be; None if that is not possible now."""
         choose = self.world.random
         part = choose.randrange(PARTS)
         source = self._owners[part]
         others = [node for node in dict.fromkeys(self._owners) if node is not source]
         if not others or self._begin_change(seconds):
+            return None
+        return part, source, choose.choice(others)
+
+    def _move(self, seconds: float) -> None:
+        """A part of the slots moves, key by key."""
+        if (change := self._begin_move(seconds)) is None:
             return
-        target = choose.choice(others)
+        part, source, target = change
         self.world.note("part %d moves from %s to %s", part, source.name, target.name)
         source.moving_to[part] = target
         target.taking.add(part)
@@ -208,18 +214,15 @@ class SimulatedCluster(SimulatedStore):
             source.move_keys(part, target)
             self._tell(part, target, [target, source], seconds)
 
+        choose = self.world.random
         self.world.after(seconds * choose.random() / 2, lambda: source.move_keys(part, target))
         self.world.after(seconds * choose.random(), end)
 
     def _moved(self, seconds: float) -> None:
         """A part of the slots has another owner at once; most nodes hear of it later."""
-        choose = self.world.random
-        part = choose.randrange(PARTS)
-        source = self._owners[part]
-        others = [node for node in dict.fromkeys(self._owners) if node is not source]
-        if not others or self._begin_change(seconds):
+        if (change := self._begin_move(seconds)) is None:
             return
-        target = choose.choice(others)
+        part, source, target = change
         self.world.note("part %d belongs to %s", part, target.name)
         source.move_keys(part, target)
         self._tell(part, target, [target, source], seconds)
