@@ -35,7 +35,8 @@ help:
 	@echo "make lock       write the lock files anew from setup.cfg; LOCK=--upgrade takes newer versions"
 	@echo "make audit      look for known vulnerabilities of the locked packages"
 	@echo "make release    a source distribution, a wheel and an SBOM, in dist/"
-	@echo "LOCKED=1        beside a target: install the versions of requirements.lock, as CI does"
+	@echo "LOCKED=1        beside a target: install the versions of requirements.lock, as CI does;"
+	@echo "                from Python 3.11 on"
 
 # One stamp for each set of extras: a demo needs no test tools.
 $(VENV)/.%: $(REQUIREMENTS) $(if $(LOCKED),requirements.lock)
