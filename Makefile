@@ -35,7 +35,8 @@ help:
 	@echo "make lock       write the lock files anew from setup.cfg; LOCK=--upgrade takes newer versions"
 	@echo "make audit      look for known vulnerabilities of the locked packages"
 	@echo "make release    a source distribution, a wheel and an SBOM, in dist/"
-	@echo "LOCKED=1        beside a target: install the versions of requirements.lock, as CI does"
+	@echo "LOCKED=1        beside a target: install the versions of requirements.lock, as CI does;"
+	@echo "                from Python 3.11 on"
 
 # One stamp for each set of extras: a demo needs no test tools.
 $(VENV)/.%: $(REQUIREMENTS) $(if $(LOCKED),requirements.lock)
@@ -122,9 +123,10 @@ audit: $(VENV)/.release
 	$(BIN)/python -m pip_audit --strict --disable-pip --require-hashes -r requirements.lock || \
 	  { echo "make audit: a package above is vulnerable, or the database of PyPI did not answer" >&2; exit 1; }
 
+# Without isolation, the locked setuptools builds it, and not the newest one of that day.
 release: $(VENV)/.release
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m build --no-isolation --outdir dist
 	$(BIN)/python deploy/sbom.py dist
 
 clean:

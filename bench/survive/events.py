@@ -126,10 +126,17 @@ def _closed(stage: stages.Single) -> None:
 
 
 def _cut_after_requests(stage: stages.Single) -> None:
-    """The server executes calls, and each connection ends before their replies."""
+    """The server executes calls, and each connection ends before their replies; later, some of them do.
+
+    Then new connections can be made, so a client that sends calls again would be noticed.
+    """
     stage.proxy.replies = cut
     time.sleep(1)
-    stage.proxy.mend()
+    drawn = random.Random(18)
+    with stage.fault():
+        stage.proxy.replies = lambda data: cut(data) if drawn.random() < 0.2 else data
+        time.sleep(1)
+        stage.proxy.mend()
 
 
 def _half_open(stage: stages.Single) -> None:

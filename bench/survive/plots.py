@@ -13,7 +13,9 @@ _FALLBACK = "#9bb8dc"
 
 
 def draw(events: list[dict[str, Any]], folder: Path) -> list[str]:
-    """Draw the pictures, and return the files' names."""
+    """Draw the pictures, and return the files' names; none if no event could be made."""
+    if not events:
+        return []
     import matplotlib as mpl
 
     mpl.use("Agg")

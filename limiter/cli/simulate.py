@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import chain
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from limiter.simulate.formats import CSV, FORMATS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from limiter.policyfile.faults import Fault
     from limiter.policyfile.reading import PolicyFile
     from limiter.simulate.observed import Observed
     from limiter.simulate.report import Report
@@ -129,6 +131,8 @@ def simulate(
     from limiter.simulate.suggestion_table import lines_of as lines_of_suggestion
     from limiter.simulate.table import lines_of
 
+    if isnan(tolerance):
+        raise click.BadParameter("accepted is a number from 0", param_hint="--tolerance")
     for option, target in (("--html", html), ("--png", png)):
         if target and not Path(target).parent.is_dir():  # before the work
             why = f"the folder of {target} does not exist: create it first"
@@ -270,10 +274,16 @@ def _read(path: str) -> PolicyFile:
         fail(1, f"{error}{hint}")
 
 
+def _of_option(fault: Fault) -> str:
+    """Write a fault without the table that the user has not written."""
+    return fault.said if fault.is_sentence else f"{fault.key.rpartition('.')[2]} {fault.said}"
+
+
 def _of_limits(limits: str, algorithm: str | None, keys: tuple[str, ...]) -> PolicyFile:
     """Return the file of one policy that applies to all requests."""
     from limiter.errors import InvalidPolicy, InvalidSetting
     from limiter.grammar import parse_limits
+    from limiter.policyfile.faults import InvalidPolicyFile
     from limiter.policyfile.reading import read
     from limiter.web.subjects import identity
 
@@ -292,7 +302,10 @@ def _of_limits(limits: str, algorithm: str | None, keys: tuple[str, ...]) -> Pol
         table["key"] = list(keys)
     # A text and a list of texts are the same in JSON and in TOML.
     settings = "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items())
-    return read(f"[policies.default]\n{settings}", "--limits")
+    try:
+        return read(f"[policies.default]\n{settings}", "--limits")
+    except InvalidPolicyFile as error:  # such as a limit that is given twice
+        raise click.UsageError("; ".join(map(_of_option, error.faults))) from None
 
 
 @contextmanager

@@ -239,6 +239,15 @@ def test_a_run_without_clocks_says_so() -> None:
     assert "not measured" in rows["3. One clock, and nothing early if it steps back"]
 
 
+def test_a_run_in_which_no_event_could_be_made_has_a_report(tmp_path: Path) -> None:
+    """With the reason; before, drawing the pictures failed."""
+    run = report.Run("2026-11-29", {}, (0.0, 0.0), 1.0)
+
+    folder = survival.write(tmp_path, "survival", run, [], ["an event, a server: a reason."])
+
+    assert "*Not measured*: an event, a server: a reason." in (folder / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["--only", "nothing such"], "no event"), (["--minutes", "-1"], "--minutes")],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from tests.simulation.network import Link, Network
@@ -251,14 +251,3 @@ class SimulatedTransport(asyncio.Transport):
 def _release(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
-
-
-def run(loop: SimulatedLoop, main: Any, handler: Callable[[dict[str, Any]], None]) -> Any:
-    """As ``asyncio.run``, on this loop."""
-    loop.set_exception_handler(lambda _, context: handler(context))
-    asyncio.set_event_loop(None)
-    try:
-        return loop.run_until_complete(main)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()

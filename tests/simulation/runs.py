@@ -24,8 +24,6 @@ from tests.simulation.world import BEGIN, Stuck, World
 RECOVERS_WITHIN = 5.0
 #: The last mishap is over this many seconds after the plan's last call, at the latest.
 _SETTLING = 2.5
-#: Threads and tasks that work in the background end within this many seconds after ``close``.
-_LONGEST_END = 10.0
 #: One subject in each part of a cluster.
 _PROBES = ["r13", "r1", "r12", "r4", "r11", "r3", "r10", "r2"]
 #: The end of the name of a pair's second subject.
