@@ -675,12 +675,12 @@ def test_interrupted_in_its_delay(
 
 def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> None:
     """The limiter is closed and then dropped: a lease that is held is still renewed."""
-    limiter = Limiter(Concurrency(1, lease=1), store=store, timeout=10.0)
+    limiter = Limiter(Concurrency(1, lease=3), store=store, timeout=10.0)
     lease = limiter.hold(subject).__enter__()
     limiter.close()
     del limiter
     gc.collect()
-    time.sleep(1.3)  # it has to outlive its length
+    time.sleep(3.3)  # it has to outlive its length, which has room for a stall before a renewal
     assert not lease.lost
     lease.release()
     with Limiter(FixedWindow(1, 60), store=store) as other:

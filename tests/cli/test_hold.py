@@ -207,7 +207,7 @@ def _catches(pid: int, number: int) -> bool:
 def test_a_lost_lease_is_reported(subject: str, tmp_path: Path) -> None:
     """The command goes on, and its exit code does not change."""
     with Server() as server:
-        held = Held(server.url, subject, tmp_path, "--lease", "0.6", "--timeout", "0.2")
+        held = Held(server.url, subject, tmp_path, "--lease", "2", "--timeout", "2")
         server.kill()
         assert held.process.stderr is not None
         line = held.process.stderr.readline()
@@ -219,12 +219,12 @@ def test_a_lost_lease_is_reported(subject: str, tmp_path: Path) -> None:
 
 def test_the_lease_is_renewed(store: str, subject: str, tmp_path: Path) -> None:
     """The command runs longer than a lease lasts."""
-    held = Held(store, subject, tmp_path, "--lease", "1")
+    held = Held(store, subject, tmp_path, "--lease", "3")  # renewed each second
     with redis.Redis.from_url(store) as client:
         (key,) = client.scan_iter(f"rl:{{{subject}}}*", 10_000)
         first = client.zrange(key, 0, -1, withscores=True)
         until(
-            lambda: client.zrange(key, 0, -1, withscores=True)[0][1] > first[0][1] + 1_000_000,
+            lambda: client.zrange(key, 0, -1, withscores=True)[0][1] > first[0][1] + 500_000,
             what=lambda: "no renewal",
         )
     assert held.finish() == (7, "")
