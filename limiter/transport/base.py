@@ -14,7 +14,8 @@ from limiter.call import Call, Reply
 from limiter.errors import StoreRefused, StoreUnavailable
 from limiter.scripts import Script
 from limiter.transport import rights
-from limiter.transport.node import IDLE_KEPT, Connection, IdleLimit, Node
+from limiter.transport.connection import Connection
+from limiter.transport.node import IDLE_KEPT, IdleLimit, Node
 from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot

@@ -16,7 +16,7 @@ from limiter import grammar, units
 from limiter.policies import TokenBucket
 from limiter.policyfile import faults
 from limiter.server import bodies
-from limiter.transport import async_connection, node, slots, wire
+from limiter.transport import async_connection, connection, slots, wire
 from limiter.web import forward_auth, identity, match, paths, request, trusted_field
 from tests.fuzz import __main__ as command
 from tests.fuzz import corpus, targets
@@ -102,7 +102,7 @@ PLANTED: dict[str, list[tuple[Any, str, Any]]] = {
         (async_connection, "deque", _Backwards),
         (slots, "_slot", lambda number, least=0: int(number)),
         (wire, "checked", lambda call, reply: [reply]),
-        (node.Connection, "is_open", _always(True)),
+        (connection.Connection, "is_open", _always(True)),
     ],
 }
 

@@ -85,7 +85,7 @@ FAULTS = [
         THREADS,
         (
             (
-                "node:Connection.execute",
+                "connection:Connection.execute",
                 "except TimeoutError as error:\n    self.close()",
                 "except TimeoutError as error:",
             ),

@@ -22,7 +22,7 @@ import redis.connection
 from limiter import log_throttle
 from limiter.memory import clock
 from limiter.memory import store as memory_store
-from limiter.transport import async_connection, async_node, node
+from limiter.transport import async_connection, async_node, connection, node
 from tests.simulation.network import Network
 from tests.simulation.sockets import SimulatedSelect, SimulatedSocketModule
 from tests.simulation.threads import Scheduler, SimulatedThreading
@@ -65,7 +65,7 @@ def simulated(world: World, network: Network, scheduler: Scheduler | None) -> It
     for module, name in _uses():
         replace(module, name, monotonic if name == "monotonic" else sleep)
     select = SimulatedSelect(network, scheduler)
-    for module in (async_connection, node, redis._parsers.hiredis):
+    for module in (async_connection, connection, redis._parsers.hiredis):
         replace(module, "select", select)
     if scheduler is not None:
         threads = SimulatedThreading(scheduler)

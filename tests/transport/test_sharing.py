@@ -18,7 +18,8 @@ import redis
 
 from limiter import Limiter, StoreRefused, StoreUnavailable
 from limiter.transport import node as node_module
-from limiter.transport.node import IDLE_KEPT, Connection, Node
+from limiter.transport.connection import Connection
+from limiter.transport.node import IDLE_KEPT, Node
 from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.wire import command
 from service.demo.servers import Cluster, Server

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from limiter import StoreUnavailable
-from limiter.transport.node import PlainSocket
+from limiter.transport.connection import PlainSocket
 from service.demo.servers import Server
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import timed

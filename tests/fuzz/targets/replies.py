@@ -21,7 +21,7 @@ from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.policies import FixedWindow, SlidingLog
 from limiter.transport import redispy, wire
 from limiter.transport.async_connection import AsyncConnection
-from limiter.transport.node import Connection
+from limiter.transport.connection import Connection
 from limiter.transport.redirects import MOST_REDIRECTS, Action, Redirects
 from limiter.transport.replies import check_alone, fields_of, translate
 from limiter.transport.sentinels import PrimaryTable
