@@ -129,7 +129,7 @@ def until_all_know(cluster: Cluster, primary: Server, replica: Server) -> None:
         def knows(client: redis.Redis) -> bool:
             nodes = client.execute_command("CLUSTER NODES").values()
             masters = {node["node_id"]: node["master_id"] for node in nodes}
-            return masters[ids[replica]] == ids[primary]
+            return bool(masters[ids[replica]] == ids[primary])
 
         until(lambda: all(map(knows, clients)))
 
