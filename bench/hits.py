@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import redis
-
 from bench import peers
 from bench.against import Cases, Library, Side, calls_of, made
 from bench.effort import Effort, progress
@@ -271,8 +269,7 @@ def cluster_cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
 def _cluster_client(
     cluster: Cluster, servers: list[Server], effort: Effort, stack: ExitStack
 ) -> Chunk:
-    node = cluster.nodes[0]
-    client = redis.RedisCluster(host=node.host, port=node.port)
+    client = cluster.client(decode_responses=False)
     stack.callback(client.close)
     call = partial(_evalsha, client, load(client, FLOOR), itertools.cycle(KEYS))
     return timed(call, effort.calls, [server.pid for server in servers])

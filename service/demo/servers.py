@@ -398,6 +398,14 @@ class Watched:
         )
 
 
+class _ClusterClient(redis.RedisCluster):
+    """Its ``close`` closes the connections to the nodes; that of redis-py leaves them to the collector."""
+
+    def close(self) -> None:
+        self.disconnect_connection_pools()
+        super().close()
+
+
 class Cluster:
     """A cluster: primaries that share the slots evenly, each with ``replicas`` replicas.
 
@@ -428,8 +436,7 @@ class Cluster:
 
     def client(self, **settings: Any) -> redis.RedisCluster:
         """Make a client of the cluster; the caller closes it."""
-        first = self.nodes[0]
-        return redis.RedisCluster.from_url(first.url, decode_responses=True, **settings)
+        return _ClusterClient.from_url(self.nodes[0].url, **{"decode_responses": True, **settings})
 
     def primary_of(self, key: str) -> Server:
         """Return the primary that owned this key's slot when the cluster was made."""

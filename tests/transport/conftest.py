@@ -58,6 +58,10 @@ class Maker:
         client = attrgetter(make)(self.redis)(*given, **settings)
         if self._kind == "threads":  # the other one connects in an event loop, which it never sees
             self._stack.callback(client.close)
+            if isinstance(
+                client, redis.RedisCluster
+            ):  # its close leaves connections to the collector
+                self._stack.callback(client.disconnect_connection_pools)
         return client
 
     def __call__(self, store: Any, limits: Any = PLENTY, **settings: Any) -> Any:

@@ -221,8 +221,7 @@ def test_no_store(make: Any, store: Any, said: str) -> None:
 
 def test_the_clients_of_a_sync_cluster_are_for_threads(cluster: Cluster) -> None:
     """As those of a single server."""
-    node = cluster.nodes[0]
-    client = redis.RedisCluster(host=HOST, port=node.port)
+    client = cluster.client()
     with pytest.raises(InvalidSetting, match=r"redis\.asyncio\.RedisCluster"):
         connect_async(client, 0.1, 2.0)
     client.close()
