@@ -402,7 +402,7 @@ class _ClusterClient(redis.RedisCluster):
     """Its ``close`` closes the connections to the nodes; that of redis-py leaves them to the collector."""
 
     def close(self) -> None:
-        self.disconnect_connection_pools()
+        redis.RedisCluster.disconnect_connection_pools(self)
         super().close()
 
 
