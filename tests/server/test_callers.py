@@ -58,7 +58,7 @@ def test_a_stranger_is_not_answered(client: Client, call: tuple[str, str, Any]) 
         assert "trusted network" in problem(answer, 403)["detail"]
 
 
-@pytest.mark.parametrize("root", ["", "/", "/root", "/root/", "/v1", "/v1/", "/v1/check"])
+@pytest.mark.parametrize("root", ["", "/", "/base", "/base/", "/v1", "/v1/", "/v1/check"])
 def test_a_root_path_opens_nothing(client: Client, root: str) -> None:
     """A server that has one puts it before each path; the check once missed ``/v1`` behind it."""
     call = {"json": {"key": "victim"}, "peer": STRANGER, "scope": {"root_path": root}}
@@ -69,7 +69,7 @@ def test_a_root_path_opens_nothing(client: Client, root: str) -> None:
         assert client.post(f"{root}{path}", **call).status in (403, 404)
 
 
-@pytest.mark.parametrize("root", ["", "/root", "/api/v1/limiter"])
+@pytest.mark.parametrize("root", ["", "/base", "/api/v1/limiter"])
 def test_a_probe_may_come_from_any_address(client: Client, root: str) -> None:
     for path in ("/healthz", "/readyz"):
         answer = client.get(f"{root}{path}", peer=STRANGER, scope={"root_path": root})
