@@ -307,8 +307,8 @@ def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyP
     limiter = make([Concurrency(1, lease=60), SlidingLog(9, "day")])
     first = limiter.hold(subject)
     first.__enter__()
-    threading.Timer(0.1, first.release).start()
     began = time.monotonic()
+    threading.Timer(0.1, first.release).start()
     with limiter.hold(subject, timeout=30) as lease:
         assert 0.1 < time.monotonic() - began < 3
         assert lease.decision.granted == 1
