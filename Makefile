@@ -10,7 +10,7 @@ WORKERS ?= -n 5 --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes, and each worker reads all tests: without bytecode, each compiles them anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast check luacheck bench accuracy survive soak attacks fuzz lua docs venv lock audit \
+.PHONY: demo test test-fast check luacheck bench accuracy survive repeat attacks fuzz lua docs venv lock audit \
   release clean help
 
 help:
@@ -25,7 +25,7 @@ help:
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
 	@echo "make survive    faults of network, servers, clocks, names and TLS under load, in ten minutes;"
 	@echo "                SURVIVE=\"--minutes 60 --only soak\" for a longer soak"
-	@echo "make soak       the concurrency, transport and demo tests again and again"
+	@echo "make repeat     the concurrency, transport and demo tests again and again"
 	@echo "make attacks    attacks on the limiter, behind each proxy and in front of several frameworks"
 	@echo "make fuzz       inputs at random, guided by coverage, for limit strings, policy files, paths, header"
 	@echo "                fields, bodies and replies; FUZZ=\"--minutes 10 --only paths\""
@@ -90,8 +90,8 @@ accuracy: $(VENV)/.bench
 survive: $(VENV)/.bench
 	$(BIN)/python -m bench.survive $(SURVIVE)
 
-soak: $(VENV)/.test
-	$(BIN)/python -m tests.soak $(SOAK)
+repeat: $(VENV)/.test
+	$(BIN)/python -m tests.repeat $(REPEAT)
 
 attacks: $(VENV)/.test
 	$(BIN)/python -m tests.attacks $(ATTACKS)
