@@ -1,7 +1,7 @@
 """Run the tests that depend on timing again and again, every other round on a busy machine.
 
-``make repeat``, or ``make repeat REPEAT="--rounds 4"``. Exit code 1 when any round failed: what failed is listed,
-with the round and whether the machine was kept busy.
+``make repeat``, or ``make repeat REPEAT="--rounds 4"``. Exit code 1 when any round failed: what failed is
+listed, with the round and whether the machine was kept busy.
 """
 
 from __future__ import annotations

@@ -698,9 +698,6 @@ def test_the_refund_of_a_sequential_hit(make_on: Make, cluster: Any, subject: st
     limiter.hit(second)
     between: list[Any] = []
 
-    def hit_between(call: StoreCall, ahead: Callable[[], Any]) -> Any:
-        return ahead()
-
     async def ahit_between(call: StoreCall, ahead: Callable[[], Any]) -> Any:
         if call.mode == "refund":
             between.append(await own.hit(first))
