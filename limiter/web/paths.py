@@ -83,7 +83,7 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
     * whether a # ends the path, and whether %2F separates segments;
     * how a path is read that does not begin with a slash;
     * whether bytes that are not UTF-8 are replaced or left out, and whether a newline at the end counts;
-    * whether a backslash is a slash, and a semicolon begins parameters;
+    * whether a backslash is a slash, and whether a semicolon begins parameters;
     * how dotted and empty segments are resolved.
 
     Raises:
@@ -97,7 +97,7 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
         raise Ambiguous("the request's path has several readings, and is too long")
     texts = (path, *_as_sent(path, target))
     result = dict.fromkeys(map(_rooted, texts))  # in this order, each once
-    for step in (_without_replaced, _without_parameters, _without_newline):
+    for step in (_without_replaced, _with_slashes, _without_parameters, _without_newline):
         result |= dict.fromkeys(map(step, tuple(result)))
     if len(result) > _MOST_READINGS:
         raise Ambiguous("the request's path has too many readings")
@@ -142,8 +142,14 @@ def _without_replaced(path: str) -> str:
     return path.replace("\ufffd", "")
 
 
+def _with_slashes(path: str) -> str:
+    """Read a path as Node's ``URL`` and browsers, for which a backslash is a slash."""
+    return path.replace("\\", "/")
+
+
 def _without_parameters(path: str) -> str:
-    return _PARAMETERS.sub("", path.replace("\\", "/"))
+    """Read a path as servlet containers, which remove what begins with a semicolon from each segment."""
+    return _PARAMETERS.sub("", path)
 
 
 def _without_newline(path: str) -> str:

@@ -189,6 +189,8 @@ PIECES = [
 @example(["Orders"], "/")
 @example(["/orders/.."], "/")  # Werkzeug drops the first slash, and resolves nothing
 @example(["%FF", "/", "orders", "%EF%BF%BD"], "/orders")
+@example(["\\", "5", ";"], "/orders")  # Node's URL has a slash here, and keeps the semicolon
+@example(["5", "\\", "x", ";"], "/orders/")  # Tomcat keeps the backslash, and removes the semicolon
 def test_a_limit_holds_for_what_a_router_serves(pieces: list[str], start: str) -> None:
     """The limit applies for each router and each end of the path, with the same part or with none."""
     target = start + "".join(pieces)
