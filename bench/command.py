@@ -78,7 +78,7 @@ _ALONE = dict.fromkeys(
 #: For parts that need another program: a function that says why the part cannot run.
 _MISSING = {
     "ab": through_traefik.missing,
-    "flask": flask_route.missing,
+    "flask": through_traefik.missing,
     "service": wrk.missing,
     "forward-auth": wrk.missing,
 }
