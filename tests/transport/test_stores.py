@@ -219,7 +219,7 @@ def test_tls_to_an_untrusted_server(make_any: Maker, tls_server: Server) -> None
     with pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
         unknown.hit("u")
     plain = make_any(f"redis://:hush@{bare}", timeout=1.0)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="if the server uses TLS, write rediss"):
         plain.hit("u")
 
 
