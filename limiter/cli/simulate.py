@@ -169,7 +169,7 @@ def simulate(
     observed = Observed(file) if share or html or png else None
     if observed is not None:
         click.get_current_context().call_on_close(observed.close)
-    replay = Replay(file, trusted, fields, None if observed is None else observed.add)
+    replay = Replay(file, trusted, None if observed is None else observed.add)
     is_interrupted = False
     try:
         with _progress(paths) as advance:
