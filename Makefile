@@ -21,7 +21,7 @@ help:
 	@echo "                COVERAGE=1 measures it"
 	@echo "make check      ruff, mypy, luacheck, and the words of pages, comments and messages"
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots;"
-	@echo "                BENCH=\"--against v0.9 --only hit\" compares with a git revision"
+	@echo "                BENCH=\"--against main --only hit\" compares with a git revision"
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
 	@echo "make survive    faults of network, servers, clocks, names and TLS under load, in ten minutes;"
 	@echo "                SURVIVE=\"--minutes 60 --only soak\" for a longer soak"
@@ -42,7 +42,7 @@ help:
 $(VENV)/.%: $(REQUIREMENTS) $(if $(LOCKED),requirements.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "slotgate needs Python 3.10 or later: make $* PYTHON=python3.12, say" >&2; exit 1; }
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 	  $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing what 'make $*' needs into $(VENV), once; this takes a minute or more ..."
 ifdef LOCKED

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import redis
 
+from bench.stores import scripts_run
 from bench.survive import busy, stages
 from bench.survive.application import KINDS
 from bench.survive.stages import Stage
@@ -69,11 +70,8 @@ def _nothing(stage: stages.Single) -> None:
     first = len(calls)
     stage.admin.config_resetstat()
     time.sleep(2)
-    counted = stage.admin.info("commandstats")
+    scripts = scripts_run(stage.admin)
     stage.application.look()
-    scripts = sum(
-        counted.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")
-    )
     # A place that was held is also released.
     decisions = sum(1 + (call.held_until > 0) for call in calls[first:])
     stage.extra[SCRIPT_CALLS] = scripts / decisions
