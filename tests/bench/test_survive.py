@@ -252,9 +252,7 @@ def test_a_run_in_which_no_event_could_be_made_has_a_report(tmp_path: Path) -> N
     ("words", "message"),
     [(["--only", "nothing such"], "no event"), (["--minutes", "-1"], "--minutes")],
 )
-def test_mistakes_are_refused(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mistakes_are_refused(words: list[str], message: str) -> None:
     """With exit code 2, before a server is started."""
     done = CliRunner().invoke(command.survive, words)
 

@@ -207,7 +207,7 @@ def test_a_part_that_dies_ends_the_demo_with_the_reason(
     assert demo.left_behind() == []
 
 
-def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
+def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
     with Demo(tmp_path, ONE, "--nodes=1") as demo:
         demo.wait_for("Ready")
         demo.look()
