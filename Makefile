@@ -10,7 +10,7 @@ WORKERS ?= -n 5 --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes, and each worker reads all tests: without bytecode, each compiles them anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast check luacheck bench accuracy survive soak attacks fuzz lua docs venv lock audit \
+.PHONY: demo test test-fast check luacheck bench accuracy survive repeat attacks fuzz lua docs venv lock audit \
   release clean help
 
 help:
@@ -21,11 +21,11 @@ help:
 	@echo "                COVERAGE=1 measures it"
 	@echo "make check      ruff, mypy, luacheck, and the words of pages, comments and messages"
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots;"
-	@echo "                BENCH=\"--against v0.9 --only hit\" compares with a git revision"
+	@echo "                BENCH=\"--against main --only hit\" compares with a git revision"
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
 	@echo "make survive    faults of network, servers, clocks, names and TLS under load, in ten minutes;"
 	@echo "                SURVIVE=\"--minutes 60 --only soak\" for a longer soak"
-	@echo "make soak       the concurrency, transport and demo tests again and again"
+	@echo "make repeat     the concurrency, transport and demo tests again and again"
 	@echo "make attacks    attacks on the limiter, behind each proxy and in front of several frameworks"
 	@echo "make fuzz       inputs at random, guided by coverage, for limit strings, policy files, paths, header"
 	@echo "                fields, bodies and replies; FUZZ=\"--minutes 10 --only paths\""
@@ -42,7 +42,7 @@ help:
 $(VENV)/.%: $(REQUIREMENTS) $(if $(LOCKED),requirements.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "slotgate needs Python 3.10 or later: make $* PYTHON=python3.12, say" >&2; exit 1; }
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 	  $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing what 'make $*' needs into $(VENV), once; this takes a minute or more ..."
 ifdef LOCKED
@@ -90,8 +90,8 @@ accuracy: $(VENV)/.bench
 survive: $(VENV)/.bench
 	$(BIN)/python -m bench.survive $(SURVIVE)
 
-soak: $(VENV)/.test
-	$(BIN)/python -m tests.soak $(SOAK)
+repeat: $(VENV)/.test
+	$(BIN)/python -m tests.repeat $(REPEAT)
 
 attacks: $(VENV)/.test
 	$(BIN)/python -m tests.attacks $(ATTACKS)
@@ -103,8 +103,9 @@ lua:
 	$(PYTHON) lua/src/join.py
 	$(PYTHON) lua/src/vectors.py
 
+# -E: pages that did not change, too, since each shows the list of all pages.
 docs: $(VENV)/.docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
 venv: $(VENV)/.check $(VENV)/.test $(VENV)/.bench $(VENV)/.demo

@@ -78,7 +78,7 @@ _ALONE = dict.fromkeys(
 #: For parts that need another program: a function that says why the part cannot run.
 _MISSING = {
     "ab": through_traefik.missing,
-    "flask": flask_route.missing,
+    "flask": through_traefik.missing,
     "service": wrk.missing,
     "forward-auth": wrk.missing,
 }
@@ -137,7 +137,7 @@ def bench(
     With --against, the report also has the figures of that revision's library, and the quotients. Both
     libraries are measured on the same servers and core, in the same repetitions.
 
-    Example: limiter bench --only hit --against v0.9
+    Example: limiter bench --only hit --against main
 
     A figure falls behind if it is worse than in the last committed run of the same machine, by more than
     the spread of both runs. The command reports each one.

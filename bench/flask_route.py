@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import random
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -67,13 +66,6 @@ class Cost(NamedTuple):
     time: float
     processor: float
     """Processor time of the worker."""
-
-
-def missing() -> str:
-    """Say why this part cannot run; empty if it can."""
-    if shutil.which("ab") is None:
-        return "`ab` is not installed (Debian: apache2-utils)"
-    return ""
 
 
 def measure(programs: list[Program], effort: Effort) -> Section:

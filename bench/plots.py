@@ -18,17 +18,7 @@ def draw(section: Section, folder: Path) -> list[str]:
     """Draw the section's plots; return the files' names."""
     if not (section.figures or section.records or section.curves):
         return []
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams |= {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titleweight": "bold",
-        "axes.titlesize": 11,
-        "svg.hashsalt": "bench",
-    }
+    style(10, title=11)
     if section.part == "ab":
         return _requests(section, folder)
     if section.part == "profile":
@@ -232,6 +222,20 @@ def _requests(section: Section, folder: Path) -> list[str]:
     grid[1][0].set_ylabel("99 % answered within, ms")
     grid[0][0].legend(frameon=False, fontsize=8)
     return [save(figure, folder, "ab")]
+
+
+def style(font: int, *, title: int, weight: str = "bold") -> None:
+    """Set the common style, with these sizes."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams |= {
+        "font.size": font,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": title,
+        "axes.titleweight": weight,
+    }
 
 
 def save(figure: Any, folder: Path, name: str) -> str:

@@ -162,8 +162,11 @@ def markdown(table: Table) -> list[str]:
     def line(cells: Any) -> str:
         return "| " + " | ".join(re.sub(r"\|", r"\\|", str(cell)) for cell in cells) + " |"
 
-    # Text to the left, figures to the right.
+    # Text to the left, figures to the right; a sentence may begin with a figure.
     first = table.rows[0]
-    rules = ["--:" if re.match(r"[-+*\d]", str(cell)) else "---" for cell in first]
+    rules = [
+        "--:" if re.match(r"[-+*\d]", str(cell)) and len(str(cell).split()) < 8 else "---"
+        for cell in first
+    ]
     rules[0] = "---"
     return [line(table.columns), line(rules), *map(line, table.rows)]

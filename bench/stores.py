@@ -47,6 +47,12 @@ def plain_client(server: Server) -> redis.Redis:
     return redis.Redis(host=server.host, port=server.port)
 
 
+def scripts_run(client: redis.Redis) -> int:
+    """Return the number of calls of scripts that the server has run."""
+    stats: Any = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
+
+
 def load(client: Any, script: str) -> str:
     """Load a script of the benchmarks, and return its SHA-1."""
     sha = client.script_load(script)

@@ -23,7 +23,7 @@ from limiter.local import LocalShare
 from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
 from limiter.outage import Outage
-from limiter.plan import Cost, Plan, remember
+from limiter.plan import MOST_PLANS, Cost, Plan, remember
 from limiter.policies import Policy
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects
@@ -173,7 +173,7 @@ class Core(Generic[_Transport]):
         if plan is None:
             own = self.plan
             plan = Plan(self._renumbered(limits), own.keys, own.join, own.cap)
-            remember(self._plans, limits, plan)
+            remember(self._plans, limits, plan, MOST_PLANS)
         return plan
 
     def _renumbered(self, limits: Limits) -> tuple[Policy, ...]:

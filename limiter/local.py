@@ -9,7 +9,7 @@ from limiter.decision import Decision, MarkedDecision
 from limiter.errors import InvalidCost
 from limiter.keys import Key
 from limiter.memory import MemoryStore
-from limiter.plan import Cost, JointCall, Part, Plan, remember
+from limiter.plan import MOST_PLANS, Cost, JointCall, Part, Plan, remember
 
 
 class LocalShare:
@@ -74,7 +74,7 @@ class LocalShare:
         if local_plan is None:
             shared = tuple(policy.shared(self._share) for policy in plan.policies)
             local_plan = Plan(shared, plan.keys, cap=plan.cap)
-            remember(self._plans, plan, local_plan)
+            remember(self._plans, plan, local_plan, MOST_PLANS)
         return local_plan
 
 

@@ -18,8 +18,10 @@ _Value = TypeVar("_Value")
 #: What a call costs: units of each policy, the same number for all, or a number for each in their order.
 Cost = int | tuple[int, ...]
 
-#: The most templates kept for a plan, and the most plans kept for a limiter.
-_MOST_KEPT = 256
+#: The most templates kept for a plan.
+_MOST_TEMPLATES = 256
+#: The most plans kept for a limiter: subjects with limits of their own may all call at once.
+MOST_PLANS = 4096
 
 
 class Plan:
@@ -310,8 +312,10 @@ def whole(what: str, number: object, least: int = 0, most: float = inf, which: s
     raise InvalidCost.of(what, shown(number), f"accepted is a whole number from {least}{bound}")
 
 
-def remember(kept: dict[_Name, _Value], name: _Name, value: _Value) -> None:
+def remember(
+    kept: dict[_Name, _Value], name: _Name, value: _Value, most: int = _MOST_TEMPLATES
+) -> None:
     """Keep a prepared value; if there are too many, forget all others first."""
-    if len(kept) >= _MOST_KEPT:
+    if len(kept) >= most:
         kept.clear()
     kept[name] = value

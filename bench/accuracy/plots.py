@@ -9,7 +9,7 @@ from typing import Any
 from bench.accuracy.contenders import Contender
 from bench.accuracy.effort import Effort
 from bench.accuracy.realtime import Behaviour, title
-from bench.plots import COLOURS, GOAL, save
+from bench.plots import COLOURS, GOAL, save, style
 
 OURS, _THEIRS, _AHEAD = COLOURS[0], "#8a94a6", COLOURS[1]
 
@@ -21,26 +21,12 @@ def draw(
     folder: Path,
 ) -> dict[str, str]:
     """Draw the plots of the measured parts; return the files' names."""
-    style()
+    style(9, title=9)
     files = {"most": _most(rows, effort, folder)}
     if real:
         files["time"] = _over_time(real, effort, folder)
         files["retry"] = _retry(real, folder)
     return files
-
-
-def style() -> None:
-    """Set the common style."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams |= {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 9,
-        "axes.titleweight": "bold",
-    }
 
 
 def _named(row: Mapping[str, Any]) -> str:

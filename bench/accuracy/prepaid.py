@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import redis
 
@@ -19,6 +19,7 @@ from bench.accuracy.bounds import BOUNDS
 from bench.accuracy.effort import Effort
 from bench.accuracy.simulated import TIMEOUT
 from bench.effort import Step
+from bench.stores import scripts_run
 from limiter import FixedWindow, Limiter, SlidingLog, SlidingWindow, TokenBucket
 from limiter.policies import Policy
 
@@ -98,12 +99,12 @@ def measure(url: str, effort: Effort, step: Step) -> Results:
             for load, rate in LOADS.items():
                 for prepaid in (0, MOST):
                     key = f"prepaid-{name}-{rate}-{prepaid}".replace(", ", "-")
-                    before = _scripts(client)
+                    before = scripts_run(client)
                     spans, calls = _run(url, policy, key, prepaid, rate, effort.prepaid_seconds)
                     behaviour = Behaviour(
                         calls,
                         len(spans),
-                        _scripts(client) - before,
+                        scripts_run(client) - before,
                         most_certain(spans, PERIOD_US),
                         most_of_own(spans, PERIOD_US),
                     )
@@ -128,11 +129,6 @@ def violations(results: Results) -> list[str]:
         if isinstance(policy, FixedWindow) and behaviour.most_of_own > LIMIT:
             messages.append(f"{where}: {behaviour.most_of_own} in one window, the limit is {LIMIT}")
     return messages
-
-
-def _scripts(client: Any) -> int:
-    stats = client.info("commandstats")
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
 
 
 def _run(

@@ -90,8 +90,6 @@ def survive(
     Exit code: 0 if every promise was kept, 1 if not (or an event could not be made), 2 for a mistake in
     the command.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise click.ClickException("the plots need matplotlib: pip install -e '.[bench]'")
     try:
         servers = programs(server)
     except ServerError as error:
@@ -107,8 +105,11 @@ def survive(
     ]
     if not events:
         raise click.BadParameter(
-            "no event has them in its name or as its group", param_hint="--only"
+            f"no event has these words in its name; groups are {', '.join(_GROUPS)}",
+            param_hint="--only",
         )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.ClickException("the plots need matplotlib: pip install -e '.[bench]'")
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     facts = machine.describe(servers, machine.command_line("bench.survive")) | {
         "seed of the soak": str(seed)

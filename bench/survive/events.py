@@ -1,4 +1,4 @@
-"""The events: each makes a fault of its stage, and ends it."""
+"""The events: each makes a fault of its stage, which its parameter names, and ends it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import redis
 
+from bench.stores import scripts_run
 from bench.survive import busy, stages
 from bench.survive.application import KINDS
 from bench.survive.stages import Stage
@@ -20,6 +21,8 @@ from service.demo.servers import HOST, Server
 from tests.proxy import Proxy, cut, delay, replace, swallow
 from tests.topology import take_over
 from tests.waiting import until
+
+_Fault = TypeVar("_Fault", bound=Callable[..., None])
 
 
 class Event(NamedTuple):
@@ -34,10 +37,22 @@ class Event(NamedTuple):
     """Seconds after the store's outage within which every call must be decided again."""
     losses: int = 0
     """How often the store may lose state."""
-    calm: float = 1.2
-    """Seconds without faults at the end."""
     most: tuple[tuple[str, float], ...] = ()
     """Goals of more figures: the name, and the largest value."""
+
+
+EVENTS: list[Event] = []
+
+
+def _event(name: str, group: str, **promises: Any) -> Callable[[_Fault], _Fault]:
+    """Add an event that makes a fault; ``promises`` are those of an Event."""
+
+    def add(fault: _Fault) -> _Fault:
+        stage = get_type_hints(fault)["stage"]
+        EVENTS.append(Event(name, group, stage, fault, **promises))
+        return fault
+
+    return add
 
 
 #: A handshake whose data was lost is given up after ``connect_timeout``, and then another one begins.
@@ -46,6 +61,8 @@ HANDSHAKE = 2.1
 SCRIPT_CALLS = "script calls of a decision"
 
 
+# A call or two may be on its way at the beginning and at the end.
+@_event("nothing happens", "none", most=((SCRIPT_CALLS, 1.05),))
 def _nothing(stage: stages.Single) -> None:
     """Let nothing happen, and count the script calls of the store."""
     calls = stage.application.calls
@@ -53,11 +70,8 @@ def _nothing(stage: stages.Single) -> None:
     first = len(calls)
     stage.admin.config_resetstat()
     time.sleep(2)
-    counted = stage.admin.info("commandstats")
+    scripts = scripts_run(stage.admin)
     stage.application.look()
-    scripts = sum(
-        counted.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")
-    )
     # A place that was held is also released.
     decisions = sum(1 + (call.held_until > 0) for call in calls[first:])
     stage.extra[SCRIPT_CALLS] = scripts / decisions
@@ -66,18 +80,21 @@ def _nothing(stage: stages.Single) -> None:
 # Wire
 
 
+@_event("each piece of data is 15 ms late", "wire")
 def _delayed(stage: stages.Single) -> None:
     stage.proxy.requests = stage.proxy.replies = delay(0.015)
     time.sleep(2)
     stage.proxy.mend()
 
 
+@_event("each reply is 250 ms late", "wire")
 def _delayed_beyond_the_deadline(stage: stages.Single) -> None:
     stage.proxy.replies = delay(0.25)
     time.sleep(2)
     stage.proxy.mend()
 
 
+@_event("5 % of the pieces are lost and sent again", "wire")
 def _lossy(stage: stages.Single) -> None:
     """A lost packet is sent again after 0.2 s, and TCP holds back all that follows it."""
     drawn = random.Random(18)
@@ -93,24 +110,28 @@ def _lossy(stage: stages.Single) -> None:
         stage.proxy.mend()
 
 
+@_event("nothing passes for a second", "wire", again=HANDSHAKE)
 def _black_hole(stage: stages.Single) -> None:
     stage.proxy.requests = stage.proxy.replies = swallow
     time.sleep(1)
     stage.proxy.mend()
 
 
+@_event("replies are lost for a second", "wire", again=HANDSHAKE)
 def _replies_lost(stage: stages.Single) -> None:
     stage.proxy.replies = swallow
     time.sleep(1)
     stage.proxy.mend()
 
 
+@_event("pieces of 7 bytes", "wire")
 def _split(stage: stages.Single) -> None:
     stage.proxy.piece = 7
     time.sleep(2)
     stage.proxy.piece = 0
 
 
+@_event("all connections are reset, 10 times", "wire")
 def _reset(stage: stages.Single) -> None:
     for _ in range(10):
         with stage.cut():
@@ -118,6 +139,7 @@ def _reset(stage: stages.Single) -> None:
         time.sleep(0.2)
 
 
+@_event("all connections are closed, 10 times", "wire")
 def _closed(stage: stages.Single) -> None:
     for _ in range(10):
         with stage.cut():
@@ -125,6 +147,7 @@ def _closed(stage: stages.Single) -> None:
         time.sleep(0.2)
 
 
+@_event("connections end before replies", "wire")
 def _cut_after_requests(stage: stages.Single) -> None:
     """The server executes calls, and each connection ends before their replies; later, some of them do.
 
@@ -139,18 +162,21 @@ def _cut_after_requests(stage: stages.Single) -> None:
         stage.proxy.mend()
 
 
+@_event("all connections are half-open", "wire")
 def _half_open(stage: stages.Single) -> None:
     with stage.cut():
         stage.proxy.strand_all()
     time.sleep(1)
 
 
+@_event("garbage in place of replies", "wire")
 def _garbage(stage: stages.Single) -> None:
     stage.proxy.replies = replace(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
     time.sleep(1)
     stage.proxy.mend()
 
 
+@_event("connections are refused", "wire")
 def _refused(stage: stages.Single) -> None:
     target = stage.proxy.target
     with Proxy(target) as closed:
@@ -164,12 +190,14 @@ def _refused(stage: stages.Single) -> None:
 # Server
 
 
+@_event("the server stops for a second", "server")
 def _stopped(stage: stages.Single) -> None:
     stage.server.pause()
     time.sleep(1)
     stage.server.resume()
 
 
+@_event("the server stops for 0.12 s, 8 times", "server")
 def _stopped_often(stage: stages.Single) -> None:
     for _ in range(8):
         stage.server.pause()
@@ -178,18 +206,21 @@ def _stopped_often(stage: stages.Single) -> None:
         time.sleep(0.12)
 
 
+@_event("the server is killed, and starts empty", "server", losses=1)
 def _restarted(stage: stages.Single) -> None:
     stage.server.kill()
     time.sleep(0.5)
     stage.server.restart()
 
 
+@_event("SCRIPT FLUSH, 20 times", "server")
 def _scripts_flushed(stage: stages.Single) -> None:
     for _ in range(20):
         stage.admin.script_flush()
         time.sleep(0.05)
 
 
+@_event("CLIENT KILL of all, 10 times", "server")
 def _clients_killed(stage: stages.Single) -> None:
     for _ in range(10):
         with stage.cut():
@@ -201,12 +232,14 @@ def _kill_clients(admin: redis.Redis) -> None:
     admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
+@_event("no memory left (OOM)", "server")
 def _out_of_memory(stage: stages.Single) -> None:
     stage.admin.config_set("maxmemory", 1)
     time.sleep(1)
     stage.admin.config_set("maxmemory", 0)
 
 
+@_event("a script that does not end (BUSY)", "server")
 def _busy_script(stage: stages.Single) -> None:
     stage.admin.config_set("busy-reply-threshold", 50)
 
@@ -228,6 +261,12 @@ def _killed(admin: redis.Redis) -> bool:
         return False
 
 
+@_event(
+    "the server is a replica for a time (READONLY)",
+    "server",
+    losses=1,
+    most=(("connections a second, of a limiter", 2),),
+)
 def _read_only(stage: stages.Single) -> None:
     """Make the server a replica at its address, and a primary again."""
     with Server(stage.binary) as primary:
@@ -241,6 +280,14 @@ def _read_only(stage: stages.Single) -> None:
         stage.admin.replicaof("NO", "ONE")
 
 
+@_event(
+    "a machine that is too busy",
+    "server",
+    # What the store admits, and as much by on_error="local".
+    most=tuple(
+        (f"admitted of {busy.LIMIT} by four processes, {kind}", 2 * busy.LIMIT) for kind in KINDS
+    ),
+)
 def _busy_machine(stage: stages.Single) -> None:
     """Let more processes compute than the machine has processors, and four others call one limit."""
     with stage.fault():
@@ -273,10 +320,12 @@ def _accepted(client: redis.Redis, command: str) -> bool:
         return False
 
 
+@_event("cluster: an orderly failover", "topology")
 def _ordered_failover(stage: stages.Clustered) -> None:
     fail_over(pair(stage)[1])
 
 
+@_event("cluster: a primary dies", "topology", losses=1)
 def _a_primary_dies(stage: stages.Clustered) -> None:
     primary, replica = pair(stage)
     primary.kill()
@@ -284,6 +333,7 @@ def _a_primary_dies(stage: stages.Clustered) -> None:
         until(lambda: client.info("replication")["role"] == "master")
 
 
+@_event("cluster: a primary is cut off from the others", "topology", losses=1)
 def _a_primary_is_cut_off(stage: stages.Partitioned) -> None:
     primary, replica = pair(stage)
     with primary.client() as admin:
@@ -296,13 +346,15 @@ def _a_primary_is_cut_off(stage: stages.Partitioned) -> None:
         until(lambda: admin.info("replication")["role"] == "slave")
 
 
-def _all_primaries_die(stage: stages.Clustered) -> None:
+@_event("cluster: all primaries die, the only known addresses", "topology", again=3, losses=1)
+def _all_primaries_die(stage: stages.Primaries) -> None:
     primaries, replicas = stage.cluster.nodes[:3], stage.cluster.nodes[3:]
     for node in primaries:
         node.kill()
     take_over(*replicas)
 
 
+@_event("cluster: all nodes are replaced", "topology")
 def _all_nodes_are_replaced(stage: stages.Clustered) -> None:
     """Fail over to each replica in order, and then take each old primary away."""
     for number in range(3):
@@ -322,6 +374,7 @@ def role(server: Server) -> str:
         return str(client.info("replication")["role"])
 
 
+@_event("cluster: a slot moves, 10 times", "topology")
 def _a_slot_moves(stage: stages.Moving) -> None:
     for _ in range(10):
         with stage.fault():
@@ -331,6 +384,7 @@ def _a_slot_moves(stage: stages.Moving) -> None:
             stage.move.end()
 
 
+@_event("cluster: a slot moves for half a second", "topology")
 def _a_slot_moves_slowly(stage: stages.Moving) -> None:
     """Hold a slot between two nodes, with its keys on both, and then end the move."""
     with stage.fault():
@@ -340,6 +394,12 @@ def _a_slot_moves_slowly(stage: stages.Moving) -> None:
         stage.move.end()
 
 
+@_event(
+    "Sentinel: an operator's failover",
+    "topology",
+    losses=1,
+    most=(("seconds until the new primary is used", 0.5),),
+)
 def _an_operator_fails_over(stage: stages.Sentinels) -> None:
     """The old primary lives, and goes on as a primary for eight seconds."""
     new = stage.watched.servers[1]
@@ -352,12 +412,14 @@ def _an_operator_fails_over(stage: stages.Sentinels) -> None:
     stage.extra["seconds until the new primary is used"] = time.monotonic() - named
 
 
+@_event("Sentinel: the primary dies", "topology", losses=1)
 def _a_watched_primary_dies(stage: stages.Sentinels) -> None:
     old, new = stage.watched.servers
     old.kill()
     stage.until_named(new)
 
 
+@_event("Sentinel: a machine with the primary and a sentinel dies", "topology", losses=1)
 def _a_sentinel_dies_too(stage: stages.Sentinels) -> None:
     """Stop a primary and the first sentinel: neither closes its connections, as if their machine died."""
     old, new = stage.watched.servers
@@ -373,11 +435,13 @@ def _a_sentinel_dies_too(stage: stages.Sentinels) -> None:
 # Clocks
 
 
+@_event("the clock steps back by 60 s", "clocks")
 def _clock_back(stage: stages.Clocked) -> None:
     stage.step(-60)
     time.sleep(5)
 
 
+@_event("the clock steps back by 0.4 s, 8 times", "clocks")
 def _clock_slightly_back(stage: stages.Clocked) -> None:
     for number in range(1, 9):
         stage.step(-0.4 * number)
@@ -385,6 +449,7 @@ def _clock_slightly_back(stage: stages.Clocked) -> None:
     time.sleep(1.5)  # the windows that are longer by the last step end
 
 
+@_event("the clock steps forward by 60 s", "clocks", losses=1)
 def _clock_forward(stage: stages.Clocked) -> None:
     stage.step(60)
     time.sleep(2)
@@ -393,6 +458,7 @@ def _clock_forward(stage: stages.Clocked) -> None:
 # Names
 
 
+@_event("a silent name server", "names", again=HANDSHAKE)
 def _silent_name_server(stage: stages.Named) -> None:
     """The name server is silent while connections exist, and then while they end."""
     with stage.fault():
@@ -403,6 +469,7 @@ def _silent_name_server(stage: stages.Named) -> None:
         stage.application.name(stage.host, [(HOST, 0)])
 
 
+@_event("a name's address changes", "names", losses=2)
 def _changed_address(stage: stages.Named) -> None:
     """The name leads to another server, and the old one ends."""
     with Server(stage.server.binary) as other:
@@ -415,7 +482,8 @@ def _changed_address(stage: stages.Named) -> None:
             other.kill()
 
 
-def _dead_first_address(stage: stages.Named) -> None:
+@_event("a name's first address answers nothing", "names", again=HANDSHAKE)
+def _dead_first_address(stage: stages.BlackHole) -> None:
     with stage.fault():
         stage.proxy.cut_all()
     time.sleep(0.5)
@@ -424,6 +492,11 @@ def _dead_first_address(stage: stages.Named) -> None:
 # TLS and passwords
 
 
+@_event(
+    "an expired certificate",
+    "TLS and passwords",
+    most=(("processor of a limiter, % of a core", 5),),
+)
 def _expired_certificate(stage: stages.Encrypted) -> None:
     yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
     stage.serve(not_after=yesterday)
@@ -436,6 +509,7 @@ def _expired_certificate(stage: stages.Encrypted) -> None:
     stage.serve()
 
 
+@_event("a new certificate, 3 times", "TLS and passwords")
 def _rotated_certificate(stage: stages.Encrypted) -> None:
     for _ in range(3):
         stage.serve()
@@ -445,6 +519,7 @@ def _rotated_certificate(stage: stages.Encrypted) -> None:
         time.sleep(0.3)
 
 
+@_event("a new password", "TLS and passwords")
 def _rotated_password(stage: stages.Authenticated) -> None:
     """In the order of docs/stores.md: both passwords, then the file, then the new one alone."""
     stage.admin.execute_command("ACL", "SETUSER", "limiter", ">second")
@@ -457,6 +532,7 @@ def _rotated_password(stage: stages.Authenticated) -> None:
     time.sleep(0.5)
 
 
+@_event("a wrong password for a second", "TLS and passwords")
 def _wrong_password(stage: stages.Authenticated) -> None:
     """In the wrong order: the server has a new password before the file has it."""
     stage.admin.execute_command("ACL", "SETUSER", "limiter", "<first", ">second")
@@ -464,117 +540,3 @@ def _wrong_password(stage: stages.Authenticated) -> None:
         stage.proxy.cut_all()
     time.sleep(1)
     stage.passwords.write_text("second\n")
-
-
-EVENTS = (
-    # A call or two may be on its way at the beginning and at the end.
-    Event("nothing happens", "none", stages.Single, _nothing, most=((SCRIPT_CALLS, 1.05),)),
-    Event("each piece of data is 15 ms late", "wire", stages.Single, _delayed),
-    Event("each reply is 250 ms late", "wire", stages.Single, _delayed_beyond_the_deadline),
-    Event("5 % of the pieces are lost and sent again", "wire", stages.Single, _lossy),
-    Event("nothing passes for a second", "wire", stages.Single, _black_hole, again=HANDSHAKE),
-    Event("replies are lost for a second", "wire", stages.Single, _replies_lost, again=HANDSHAKE),
-    Event("connections end before replies", "wire", stages.Single, _cut_after_requests),
-    Event("pieces of 7 bytes", "wire", stages.Single, _split),
-    Event("all connections are reset, 10 times", "wire", stages.Single, _reset),
-    Event("all connections are closed, 10 times", "wire", stages.Single, _closed),
-    Event("all connections are half-open", "wire", stages.Single, _half_open),
-    Event("garbage in place of replies", "wire", stages.Single, _garbage),
-    Event("connections are refused", "wire", stages.Single, _refused),
-    Event("the server stops for a second", "server", stages.Single, _stopped),
-    Event("the server stops for 0.12 s, 8 times", "server", stages.Single, _stopped_often),
-    Event("the server is killed, and starts empty", "server", stages.Single, _restarted, losses=1),
-    Event("SCRIPT FLUSH, 20 times", "server", stages.Single, _scripts_flushed),
-    Event("CLIENT KILL of all, 10 times", "server", stages.Single, _clients_killed),
-    Event("no memory left (OOM)", "server", stages.Single, _out_of_memory),
-    Event("a script that does not end (BUSY)", "server", stages.Single, _busy_script),
-    Event(
-        "the server is a replica for a time (READONLY)",
-        "server",
-        stages.Single,
-        _read_only,
-        losses=1,
-        most=(("connections a second, of a limiter", 2),),
-    ),
-    Event(
-        "a machine that is too busy",
-        "server",
-        stages.Single,
-        _busy_machine,
-        # What the store admits, and as much by on_error="local".
-        most=tuple(
-            (f"admitted of {busy.LIMIT} by four processes, {kind}", 2 * busy.LIMIT)
-            for kind in KINDS
-        ),
-    ),
-    Event("cluster: an orderly failover", "topology", stages.Clustered, _ordered_failover),
-    Event("cluster: a primary dies", "topology", stages.Clustered, _a_primary_dies, losses=1),
-    Event(
-        "cluster: all primaries die, the only known addresses",
-        "topology",
-        stages.Primaries,
-        _all_primaries_die,
-        again=3,
-        losses=1,
-    ),
-    Event(
-        "cluster: a primary is cut off from the others",
-        "topology",
-        stages.Partitioned,
-        _a_primary_is_cut_off,
-        losses=1,
-    ),
-    Event("cluster: all nodes are replaced", "topology", stages.Clustered, _all_nodes_are_replaced),
-    Event("cluster: a slot moves, 10 times", "topology", stages.Moving, _a_slot_moves),
-    Event(
-        "cluster: a slot moves for half a second", "topology", stages.Moving, _a_slot_moves_slowly
-    ),
-    Event(
-        "Sentinel: an operator's failover",
-        "topology",
-        stages.Sentinels,
-        _an_operator_fails_over,
-        losses=1,
-        most=(("seconds until the new primary is used", 0.5),),
-    ),
-    Event(
-        "Sentinel: the primary dies",
-        "topology",
-        stages.Sentinels,
-        _a_watched_primary_dies,
-        losses=1,
-    ),
-    Event(
-        "Sentinel: a machine with the primary and a sentinel dies",
-        "topology",
-        stages.Sentinels,
-        _a_sentinel_dies_too,
-        losses=1,
-    ),
-    Event("the clock steps back by 60 s", "clocks", stages.Clocked, _clock_back),
-    Event("the clock steps back by 0.4 s, 8 times", "clocks", stages.Clocked, _clock_slightly_back),
-    Event("the clock steps forward by 60 s", "clocks", stages.Clocked, _clock_forward, losses=1),
-    Event("a silent name server", "names", stages.Named, _silent_name_server, again=HANDSHAKE),
-    Event("a name's address changes", "names", stages.Named, _changed_address, losses=2),
-    Event(
-        "a name's first address answers nothing",
-        "names",
-        stages.BlackHole,
-        _dead_first_address,
-        again=HANDSHAKE,
-    ),
-    Event(
-        "an expired certificate",
-        "TLS and passwords",
-        stages.Encrypted,
-        _expired_certificate,
-        most=(("processor of a limiter, % of a core", 5),),
-    ),
-    Event(
-        "a new certificate, 3 times", "TLS and passwords", stages.Encrypted, _rotated_certificate
-    ),
-    Event("a new password", "TLS and passwords", stages.Authenticated, _rotated_password),
-    Event(
-        "a wrong password for a second", "TLS and passwords", stages.Authenticated, _wrong_password
-    ),
-)

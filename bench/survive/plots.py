@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.plots import COLOURS, GOAL, save
+from bench.plots import COLOURS, GOAL, save, style
 from bench.survive.application import TIMEOUT
 
 _COLUMNS = 4
@@ -16,15 +16,7 @@ def draw(events: list[dict[str, Any]], folder: Path) -> list[str]:
     """Draw the pictures, and return the files' names; none if no event could be made."""
     if not events:
         return []
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    mpl.rcParams |= {
-        "font.size": 8,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 8,
-    }
+    style(8, title=8, weight="normal")
     first = events[0]["server"]
     shown = [event for event in events if event["server"] == first]
     return [

@@ -33,8 +33,8 @@ from limiter.policies import Policy
 
 #: Seconds after the deadline within which a call must have its result.
 GRACE = 0.05
-#: Seconds without faults at the beginning.
-CALM = 0.6
+#: Seconds without faults at the beginning, and at least at the end.
+CALM, CALM_AFTER = 0.6, 1.2
 #: How much more memory the process may have afterwards: Python keeps what it had at the peak.
 MORE_MEMORY = 16 << 20
 #: Seconds after connections end within which calls belong to that.
@@ -147,7 +147,7 @@ def run(event: Event, program: Program, kinds: tuple[str, ...], timeout: float =
         )
         application.until_decided()
         watched.calm = time.monotonic()
-        time.sleep(max(event.calm, event.again))
+        time.sleep(max(CALM_AFTER, event.again))
         watched.after = application.usage()
         watched.outages = [probe.outages() for probe in stage.probes]
         watched.ended = time.monotonic()

@@ -30,7 +30,7 @@ class _Scripts(click.Command):
 
 
 @click.command(cls=_Scripts)
-@click.argument("name", required=False, type=click.Choice(lua.names()))
+@click.argument("name", metavar="[NAME]", required=False, type=click.Choice(lua.names()))
 @click.option("--install", is_flag=True, help="Load them on the store: all primaries of a cluster.")
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="Names and SHA-1s; with NAME, the text.")

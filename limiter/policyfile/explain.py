@@ -102,6 +102,7 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> Entry:
         "plan": check.plan and check.plan.name,
         "class": check.class_,
         "shadow": rule.shadow,
+        "settles": rule.by_response is not None,
     }
     try:
         limiter_calls.plan(rule.limiter, check.limits).checked(check.cost)
@@ -138,6 +139,7 @@ def _line(entry: Entry) -> str:
     notes += ["an override"] * entry["overridden"]
     notes += [f"{key} {entry[key]}" for key in ("plan", "class") if entry[key] is not None]
     notes += ["shadow: counts, never denies"] * entry["shadow"]
+    notes += ["an application settles the cost by its response"] * entry["settles"]
     notes += [f"refuses: {entry['why']}"] if entry.get("refuses") else []
     notes += [f"logged as {entry['digest']}"]
     limits = "; ".join(map(amount, entry["limits"]))

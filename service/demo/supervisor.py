@@ -125,7 +125,7 @@ class Demo:
 
     def _start_cluster(self) -> None:
         with _progress(f"Starting a cluster of {self._options.nodes} nodes"):
-            self._cluster = Cluster(self._options.nodes)
+            self._cluster = Cluster(self._options.nodes, options=["--maxmemory", "100mb"])
             self._cluster.start(self._pause)
         self._environ["LIMITER_STORE"] = self._cluster.url
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,13 +98,15 @@ def test_figures_without_an_earlier_one(tmp_path: Path) -> None:
 
 
 def test_the_committed_runs() -> None:
-    """These are the results in git, and nothing else under bench/results."""
+    """These are the results in git, and nothing else under bench/results; docs cite each of them."""
     paths = behind.committed()
     if not paths:
         pytest.skip("this folder is no git checkout, or a shallow one")
 
     assert all(path.parent.parent == report.RESULTS for path in paths)
-    assert report.RESULTS / "2026-11-25-all-parts" / "results.json" in paths
+    pages = "".join(page.read_text() for page in (behind._CHECKOUT / "docs").glob("*.md"))
+    cited = set(re.findall(r"bench/results/([\w-]+)", pages))
+    assert {path.parent.name for path in paths} == cited
 
 
 @pytest.mark.parametrize(("strict", "code"), [([], 0), (["--strict"], 1)])

@@ -47,6 +47,11 @@ def by_algorithm(policy: Policy) -> str:
     return policy.algorithm
 
 
+def lefts(limiter: Any, subject: str) -> list[int]:
+    """The units that each policy has left."""
+    return [one.remaining for one in limiter.peek(subject).each]
+
+
 #: The name of a task that makes a call of the test; other tasks run in the background.
 OURS = "ours"
 

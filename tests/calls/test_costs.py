@@ -17,16 +17,11 @@ from limiter import (
 )
 from limiter.policies import Policy
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
+from tests.calls.support import NOW_US, RATES, by_algorithm, lefts, set_time
 from tests.proxy import Proxy, cut
 
 #: Requests and tokens: limits of different sizes, in different kinds of keys.
 BUDGET: list[Policy] = [SlidingLog(3, 60), TokenBucket(1_000, 60)]
-
-
-def lefts(limiter: Any, subject: str) -> list[int]:
-    """The units that each policy has left."""
-    return [one.remaining for one in limiter.peek(subject).each]
 
 
 @pytest.mark.parametrize("limits", [BUDGET, [FixedWindow(3, 60), TokenBucket(1_000, 60)]])

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import os
-import threading
 import types
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -42,6 +40,7 @@ from limiter.web import limiter_calls
 from limiter.web.request import Request
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, PATIENCE, RATES
+from tests.parallel import in_child, in_threads
 
 #: In microseconds, a sum of powers of two in seconds: then the clock's floats are exact.
 MOMENT = 15_625
@@ -106,9 +105,7 @@ class World:
             reply = run(arrive(call), deadline)
             meanwhile, self.meanwhile = self.meanwhile, None
             if meanwhile is not None:
-                thread = threading.Thread(target=meanwhile)
-                thread.start()
-                thread.join()
+                in_threads(1, lambda _: meanwhile())
             leave(call)
             return reply
 
@@ -698,9 +695,6 @@ def test_the_refund_of_a_sequential_hit(make_on: Make, cluster: Any, subject: st
     limiter.hit(second)
     between: list[Any] = []
 
-    def hit_between(call: StoreCall, ahead: Callable[[], Any]) -> Any:
-        return ahead()
-
     async def ahit_between(call: StoreCall, ahead: Callable[[], Any]) -> Any:
         if call.mode == "refund":
             between.append(await own.hit(first))
@@ -724,15 +718,13 @@ def test_a_forked_child(store: str, subject: str) -> None:
     """It knows the parent's denials, and its own refunds end them."""
     limiter = Limiter(FixedWindow(1, "day"), store=store, timeout=PATIENCE, denial_cache=LONG)
     deny(limiter, {"key": subject})
-    child = os.fork()
-    if child == 0:
-        code = 1
-        with suppress(BaseException):
-            cached = limiter.hit(subject).cached
-            limiter.refund(subject)
-            code = 0 if cached and limiter.hit(subject).allowed else 2
-        os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def refund_in_the_child() -> None:
+        assert limiter.hit(subject).cached
+        limiter.refund(subject)
+        assert limiter.hit(subject).allowed
+
+    assert in_child(refund_in_the_child) == 0
     assert limiter.hit(subject).cached
     limiter.close()
 

@@ -25,6 +25,7 @@ from limiter.policies import Policy
 from service.demo.servers import SLOTS, Cluster, Server
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
+from tests.parallel import in_threads
 from tests.proxy import Proxy, cut, forward, swallow
 from tests.transport.support import scripts_run, until
 
@@ -169,11 +170,7 @@ def test_a_crowd_never_gets_too_much(make_on: Make, cluster: Cluster, new_subjec
             else:
                 assert not any(one.granted for one in decisions)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(4, work)
     assert limiter.unsettled == 0
     assert all(count <= 40 for count in taken.values())
     assert lefts(limiter, *subjects) == [40 - taken[subject] for subject in subjects]

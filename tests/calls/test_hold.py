@@ -29,18 +29,13 @@ from limiter import (
 from limiter.testing import StoreCall, intercept
 from service.demo.servers import Server
 from tests.calls.conftest import Make
-from tests.calls.support import PLACES, PLENTY, RATES
+from tests.calls.support import PLACES, PLENTY, RATES, lefts
 from tests.proxy import Proxy, cut, forward, swallow
 from tests.transport.support import scripts_run, until
 
 
 class OwnError(Exception):
     """Raised by the body of a lease."""
-
-
-def lefts(limiter: Any, subject: str) -> list[int]:
-    """The units that each policy has left."""
-    return [one.remaining for one in limiter.peek(subject).each]
 
 
 def raw(limiter: Any, mode: str, subject: str, lease: str, cost: int = 1) -> list[int]:

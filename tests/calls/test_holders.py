@@ -8,8 +8,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,27 +18,9 @@ import redis
 from limiter import Concurrency, Limiter, RateLimited, SlidingLog
 from limiter.aio import AsyncLimiter
 from tests.calls.support import PATIENCE
-from tests.concurrency.hammer import processes
+from tests.parallel import child, in_threads
 
 LEASE = 1.0
-
-
-@contextmanager
-def child(work: Any, *args: Any) -> Iterator[tuple[Any, Connection]]:
-    """A process at work, and the pipe to it; the process is killed at the end."""
-    ours, theirs = processes.Pipe()
-    running = processes.Process(target=work, args=(*args, theirs))
-    running.start()
-    theirs.close()
-    try:
-        yield running, ours
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(running.pid, signal.SIGCONT)
-        running.kill()
-        running.join()
-        running.close()
-        ours.close()
 
 
 def _hold(store: str, subject: str, pipe: Connection) -> None:
@@ -118,13 +99,10 @@ def test_killed_holders_leave_every_place_free(store: str, subject: str) -> None
         assert life_ms == -2 or life_ms > 0
         return int(client.zcount(key, f"({now_us}", "+inf"))
 
-    try:
+    with ExitStack() as stack:
         for number in range(8):
-            ours, theirs = processes.Pipe()
-            process = processes.Process(target=_come_and_go, args=(store, subject, number, theirs))
-            process.start()
-            theirs.close()
-            assert ours.poll(PATIENCE)
+            process, pipe = stack.enter_context(child(_come_and_go, store, subject, number))
+            assert pipe.poll(PATIENCE)
             running.append(process)
             if len(running) == 4:
                 end = time.monotonic() + draw.uniform(0.02, 0.1)
@@ -133,13 +111,6 @@ def test_killed_holders_leave_every_place_free(store: str, subject: str) -> None
                 victim = running.pop(draw.randrange(4))
                 os.kill(victim.pid, signal.SIGKILL)
                 victim.join()
-                victim.close()
-            ours.close()
-    finally:
-        for process in running:
-            process.kill()
-            process.join()
-            process.close()
     last = time.monotonic()
     with Limiter(Concurrency(LIMIT, lease=LEASE), store=store, timeout=PATIENCE) as limiter:
         with limiter.hold(subject, LIMIT, timeout=PATIENCE):
@@ -196,7 +167,7 @@ def _fork_and_hold_in_threads(store: str, subject: str, pipe: Connection) -> Non
     limiter = Limiter(Concurrency(5, lease=LEASE), store=store, timeout=PATIENCE)
     with limiter.hold(subject):
         if os.fork() == 0:
-            real, together, lost = threading.Condition, threading.Barrier(2), []
+            real, lost = threading.Condition, []
 
             def slowly(*lock: Any) -> Any:
                 time.sleep(0.05)
@@ -205,17 +176,12 @@ def _fork_and_hold_in_threads(store: str, subject: str, pipe: Connection) -> Non
             threading.Condition = slowly  # type: ignore[assignment,misc]
 
             def hold(number: int) -> None:
-                together.wait()
                 time.sleep(number * 0.02)
                 with limiter.hold(f"{subject}-{number}") as lease:
                     time.sleep(LEASE * 1.5)  # it has to be renewed
                     lost.append(lease.lost or limiter.peek(f"{subject}-{number}").remaining != 4)
 
-            threads = [threading.Thread(target=hold, args=(number,)) for number in range(2)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+            in_threads(2, hold)
             pipe.send(lost)
             os._exit(0)
         os.wait()

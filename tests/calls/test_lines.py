@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import threading
 import time
@@ -17,6 +16,7 @@ from limiter.aio import AsyncLimiter
 from limiter.testing import StoreCall, intercept, store_away
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, PATIENCE, set_time
+from tests.parallel import in_child
 from tests.waiting import soon, until
 
 #: A limit of which nothing returns by itself while a test runs: only refunds make room.
@@ -517,11 +517,13 @@ def test_a_fork_has_no_lines(place: str, subject: str) -> None:
     limiter.hit(subject, 4)
     crowd = Crowd(limiter)
     crowd.wait("a", subject, 2)
-    pid = os.fork()
-    if pid == 0:
+
+    def wait_in_the_child() -> None:
         limiter.refund(subject)
-        os._exit(int(standing(limiter) != 0 or not limiter.wait(subject)))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert standing(limiter) == 0
+        assert limiter.wait(subject)
+
+    assert in_child(wait_in_the_child) == 0
     assert standing(limiter) == 1
     limiter.reset(subject)
     crowd.until_passed("a")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
@@ -33,7 +31,7 @@ from limiter.testing import set_time
 from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, PATIENCE, by_algorithm
-from tests.calls.test_holders import child
+from tests.parallel import child, in_child, in_threads
 from tests.proxy import Proxy, cut, swallow
 from tests.transport.support import scripts_run
 from tests.waiting import soon, until
@@ -176,8 +174,7 @@ def test_threads_share_units(store: str, subject: str) -> None:
         while limiter.hit(subject):
             counts[number] += 1
 
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(work, range(16)))
+    in_threads(16, work)
     assert sum(counts) == 5_000
     limiter.close()
 
@@ -561,12 +558,14 @@ def test_a_fork_has_no_units(store: str, subject: str) -> None:
     hits = warm(limiter, subject)
     here = left(limiter, subject)
     assert here
-    pid = os.fork()
-    if pid == 0:
+
+    def hit_in_the_child() -> None:
         decision = limiter.hit(subject)
         limiter.close()
-        os._exit(int(decision.cached or not decision.allowed))
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert decision.allowed
+        assert not decision.cached
+
+    assert in_child(hit_in_the_child) == 0
     assert used(plain, subject) == hits + here + 1
     assert limiter.hit(subject).cached
     limiter.close()
@@ -661,7 +660,7 @@ def test_callers_that_wait_for_another_one(proxy: Proxy, subject: str, on_error:
     proxy.replies = swallow
     outcomes: list[tuple[float, object]] = []
 
-    def work() -> None:
+    def work(_: int) -> None:
         began = time.monotonic()
         try:
             outcome: object = limiter.hit(subject)
@@ -718,15 +717,6 @@ def _check_outcomes(outcomes: list[tuple[float, object]], on_error: str) -> None
             assert isinstance(outcome, Decision)
             assert outcome.degraded
             assert outcome.allowed == (on_error != "deny")
-
-
-def in_threads(count: int, work: Callable[[], None]) -> None:
-    """Run ``work`` in some threads at once."""
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 def test_a_turn_that_was_never_released(proxy: Proxy, subject: str) -> None:

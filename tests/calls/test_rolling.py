@@ -25,8 +25,8 @@ from limiter import (
 from limiter.policies import Policy
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, PATIENCE, set_time
-from tests.concurrency.hammer import processes
 from tests.histories import Admitted, most_in_any_window, own_windows
+from tests.parallel import child
 
 COUNTING = [FixedWindow, SlidingLog, SlidingWindow]
 BUCKETS = [TokenBucket, GCRA, LeakyBucket]
@@ -159,9 +159,9 @@ def test_one_policy_more(old_and_new: Any, subject: str) -> None:
 
 
 def _serve(store: str, pipe: Connection) -> None:
-    """Hit as fast as possible, under each policy that arrives, until the end; send what passed."""
-    while (told := pipe.recv()) is not None:
-        policy, subject, seconds = told
+    """Hit as fast as possible, under each policy that arrives, until killed; send what passed."""
+    while True:
+        policy, subject, seconds = pipe.recv()
         admitted = []
         with Limiter(policy, store=store, timeout=PATIENCE) as limiter:
             end = time.monotonic() + seconds
@@ -180,20 +180,8 @@ def _serve(store: str, pipe: Connection) -> None:
 @pytest.fixture(scope="module")
 def workers(store: str) -> Iterator[list[Connection]]:
     """Four processes: two for the old limits, two for the new."""
-    pipes, running = [], []
-    for _ in range(4):
-        ours, theirs = processes.Pipe()
-        child = processes.Process(target=_serve, args=(store, theirs))
-        child.start()
-        theirs.close()
-        pipes.append(ours)
-        running.append(child)
-    yield pipes
-    for pipe, child in zip(pipes, running, strict=True):
-        pipe.send(None)
-        child.join(PATIENCE)
-        child.close()
-        pipe.close()
+    with ExitStack() as stack:
+        yield [stack.enter_context(child(_serve, store))[1] for _ in range(4)]
 
 
 def side_by_side(

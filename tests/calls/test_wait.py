@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -20,6 +19,7 @@ from tests.calls.conftest import Make
 from tests.calls.support import RATES, Time, by_algorithm
 from tests.histories import Admitted, assert_bound
 from tests.model import model_of
+from tests.parallel import in_threads
 from tests.proxy import Proxy, cut
 
 
@@ -167,17 +167,13 @@ def test_a_crowd_in_real_time(make_on: Make, store: str, subject: str) -> None:
     limiter = make_on(store, policy)
     admitted: list[Admitted] = []
 
-    def work() -> None:
+    def work(_: int) -> None:
         for _ in range(10):
             decision = limiter.wait(subject)
             admitted.append(Admitted(decision._reply[-1], 1))
 
-    threads = [threading.Thread(target=work) for _ in range(6)]
     began = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(6, work)
     took = time.monotonic() - began
 
     assert len(admitted) == 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import pytest
 
 from limiter.doctor import Level, findings
 from limiter.transport.inspection import Facts, Scripts, Server, inspect
-from service.demo.servers import HOST, Certificates, Cluster, Watched, find_server
+from service.demo.servers import HOST, Certificates, Cluster, Watched
 from service.demo.servers import Server as RealServer
 from tests.cli.support import run
 from tests.users import rule
@@ -138,8 +139,8 @@ def test_sentinels() -> None:
     assert text.startswith(f"Sentinel: 2 of 3 sentinels name the primary at {address}|the others")
 
 
-def test_tls(certificates: Certificates) -> None:
-    with RealServer(find_server("redis-server"), tls=certificates) as server:
+def test_tls(certificates: Certificates, tls_binary: Path) -> None:
+    with RealServer(tls_binary, tls=certificates) as server:
         assert checks(server.url)["TLS"] == ("ok", "the server's certificate is checked|")
         unchecked = checks(f"rediss://{HOST}:{server.port}?ssl_cert_reqs=none")["TLS"]
     assert unchecked[0] == "warning"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
@@ -18,13 +19,8 @@ from limiter.policies import ALGORITHMS, Policy
 from tests.histories import Admitted
 from tests.model import MODELS, model_of
 from tests.model.base import Answer, Model
-
-#: Processes come from a small server that has no threads, so that starting one takes milliseconds.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload([__name__])
-
-#: A deadline for tests that measure no time: a call may take long on a busy machine.
-PATIENCE = 30.0
+from tests.parallel import child
+from tests.waiting import PATIENCE
 
 
 class Planned(NamedTuple):
@@ -53,49 +49,51 @@ def hammer(
     store: str, policies: Sequence[Policy], plan: Sequence[Sequence[Sequence[Planned]]]
 ) -> list[DecidedCall]:
     """Make every planned call, by process, by thread, in order; all threads begin together."""
-    pipes, running = [], []
-    for threads in plan:
-        ours, theirs = processes.Pipe()
-        child = processes.Process(target=_work, args=(store, policies, threads, theirs))
-        child.start()
-        theirs.close()
-        pipes.append(ours)
-        running.append(child)
-    try:
+    return in_processes(_work, [(store, policies, threads) for threads in plan])
+
+
+def in_processes(work: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Run ``work`` in a process for each of ``arguments``; return the calls that were decided.
+
+    Its last argument is a pipe for ``begin_together``, so that the threads of all processes do.
+    """
+    with ExitStack() as stack:
+        pipes = [stack.enter_context(child(work, *words))[1] for words in arguments]
         for pipe in pipes:
             assert pipe.recv() == "ready"
         for pipe in pipes:
             pipe.send("go")
-        decided = [call for pipe in pipes for call in pipe.recv()]
-    finally:
-        for child, pipe in zip(running, pipes, strict=True):
-            pipe.close()
-            child.join(PATIENCE)
-            child.close()
-    return decided
+        return [call for pipe in pipes for call in pipe.recv()]
+
+
+def begin_together(pipe: Connection, works: Sequence[Callable[[list[Any]], None]]) -> None:
+    """Run each of ``works`` in a thread, at the pipe's signal; send the calls that they list."""
+    decided: list[Any] = []
+    start = threading.Barrier(len(works) + 1)
+
+    def begin(work: Callable[[list[Any]], None]) -> None:
+        start.wait()
+        work(decided)
+
+    threads = [threading.Thread(target=begin, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    pipe.send("ready")
+    pipe.recv()
+    start.wait()
+    for thread in threads:
+        thread.join()
+    pipe.send(decided)
 
 
 def _work(
     store: str, policies: Sequence[Policy], plan: Sequence[Sequence[Planned]], pipe: Connection
 ) -> None:
-    decided: list[DecidedCall] = []
-    start = threading.Barrier(len(plan) + 1)
     with Limiter(policies, store=store, timeout=PATIENCE) as limiter:
-        threads = [threading.Thread(target=_call, args=(limiter, p, start, decided)) for p in plan]
-        for thread in threads:
-            thread.start()
-        pipe.send("ready")
-        pipe.recv()
-        start.wait()
-        for thread in threads:
-            thread.join()
-    pipe.send(decided)
+        begin_together(pipe, [partial(_call, limiter, calls) for calls in plan])
 
 
-def _call(
-    limiter: Limiter, plan: Sequence[Planned], start: threading.Barrier, decided: list[DecidedCall]
-) -> None:
-    start.wait()
+def _call(limiter: Limiter, plan: Sequence[Planned], decided: list[DecidedCall]) -> None:
     for gap_us, key, cost in plan:
         if gap_us:
             time.sleep(gap_us / 1e6)  # the gap is what the example draws

@@ -15,7 +15,8 @@ import redis
 
 from limiter import Limiter, SlidingLog
 from limiter.policies import ALGORITHMS
-from tests.concurrency.hammer import PATIENCE, processes
+from tests.parallel import child, processes
+from tests.waiting import PATIENCE
 
 DAY = 86_400
 LIMIT = 50
@@ -45,9 +46,9 @@ def test_killing_clients_leaves_no_key_for_ever(store, subject):
         for number in range(KILLS):
             begun = processes.Event()
             args = (store, prefix, number, begun)
-            child = processes.Process(target=_serve_new_users, args=args)
-            child.start()
-            running.append((child, begun))
+            process = processes.Process(target=_serve_new_users, args=args)
+            process.start()
+            running.append((process, begun))
             if len(running) == 4:
                 victim, begun = running.pop(rng.randrange(4))
                 assert begun.wait(PATIENCE)  # on a busy machine it may take a while to begin
@@ -63,10 +64,10 @@ def test_killing_clients_leaves_no_key_for_ever(store, subject):
             # A sliding window counts for two of its periods.
             assert all(0 < life <= (2 * DAY + 2) * 1000 for life in lives), min(lives)
     finally:
-        for child, _ in running:
-            child.kill()
-            child.join()
-            child.close()
+        for process, _ in running:
+            process.kill()
+            process.join()
+            process.close()
 
     assert len(keys) > KILLS
     with Limiter(POLICIES, store=store, prefix=prefix, timeout=PATIENCE) as limiter:
@@ -107,15 +108,9 @@ def _fork_and_hit(store: str, subject: str, calls: int, pipe: Connection) -> Non
 def test_a_limiter_goes_on_after_forks(request, subject, where):
     """No reply reaches the wrong process: exactly the limit is admitted among nine of them."""
     store = request.getfixturevalue("store" if where == "standalone" else "cluster")
-    ours, theirs = processes.Pipe()
     url = store if isinstance(store, str) else store.url
-    child = processes.Process(target=_fork_and_hit, args=(url, subject, LIMIT, theirs))
-    child.start()
-    theirs.close()
-
-    assert ours.poll(PATIENCE)
-    assert ours.recv() == LIMIT
-    child.join()
-    assert child.exitcode == 0
-    child.close()
-    ours.close()
+    with child(_fork_and_hit, url, subject, LIMIT) as (process, pipe):
+        assert pipe.poll(PATIENCE)
+        assert pipe.recv() == LIMIT
+        process.join()
+        assert process.exitcode == 0

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 import pytest
 
-from tests.concurrency.hammer import PATIENCE, explain, processes
+from tests.concurrency.hammer import begin_together, explain, in_processes
 from tests.machines.support import new_key
 from tests.model.base import Answer
 from tests.model.concurrency import Concurrency
+from tests.parallel import child
 from tests.scripts import Caller, single
 
 PROCESSES = THREADS = 8
@@ -43,12 +45,9 @@ def ask(
     return DecidedCall(now_us, mode, holder, cost, tuple(reply))
 
 
-def _take_and_give_back(
-    url: str, key: str, name: str, start: threading.Barrier, decided: list[DecidedCall]
-) -> None:
+def _take_and_give_back(url: str, key: str, name: str, decided: list[DecidedCall]) -> None:
     """Take, hold for a moment, renew or not, release once or twice; if denied, try again."""
     caller = Caller(url)
-    start.wait()
     for number in range(ROUNDS):
         holder, cost = f"{name}-{number}", 1 + number % 3
         calls = ["acquire", *["acquire"] * (number % 4 == 0), *["renew"] * (number % 2)]
@@ -63,20 +62,9 @@ def _take_and_give_back(
 
 def _work(url: str, key: str, name: str, pipe: Connection) -> None:
     """Start the threads of one process together, at a signal."""
-    decided: list[DecidedCall] = []
-    start = threading.Barrier(THREADS + 1)
-    threads = [
-        threading.Thread(target=_take_and_give_back, args=(url, key, f"{name}-{n}", start, decided))
-        for n in range(THREADS)
-    ]
-    for thread in threads:
-        thread.start()
-    pipe.send("ready")
-    pipe.recv()
-    start.wait()
-    for thread in threads:
-        thread.join()
-    pipe.send(decided)
+    begin_together(
+        pipe, [partial(_take_and_give_back, url, key, f"{name}-{n}") for n in range(THREADS)]
+    )
 
 
 def most_held(decided: list[DecidedCall]) -> int:
@@ -103,26 +91,8 @@ def say(model: Concurrency, now_us: int, call: DecidedCall) -> Answer:
 @pytest.mark.slow
 def test_no_instant_has_more_than_the_limit(any_store):
     """Eight processes of eight threads; and every reply is one that a single caller could have had."""
-    key, pipes, running, decided = new_key("leases"), [], [], []
-    for number in range(PROCESSES):
-        ours, theirs = processes.Pipe()
-        child = processes.Process(target=_work, args=(any_store, key, f"p{number}", theirs))
-        child.start()
-        theirs.close()
-        pipes.append(ours)
-        running.append(child)
-    try:
-        for pipe in pipes:
-            assert pipe.recv() == "ready"
-        for pipe in pipes:
-            pipe.send("go")
-        for pipe in pipes:
-            decided += pipe.recv()
-    finally:
-        for child, pipe in zip(running, pipes, strict=True):
-            pipe.close()
-            child.join(PATIENCE)
-            child.close()
+    key = new_key("leases")
+    decided = in_processes(_work, [(any_store, key, f"p{number}") for number in range(PROCESSES)])
 
     # The same lease taken twice is one: count the first reply only.
     first = {}
@@ -153,22 +123,13 @@ def _hold_on(url: str, key: str, name: str, pipe: Connection) -> None:
 @pytest.fixture
 def holders(store: str) -> Iterator[tuple[str, list[int]]]:
     """Processes that hold all places; their key, and their process ids."""
-    key, running = new_key("leases"), []
-    try:
+    key, pids = new_key("leases"), []
+    with ExitStack() as stack:
         for number in range(LIMIT // 2):
-            ours, theirs = processes.Pipe()
-            child = processes.Process(target=_hold_on, args=(store, key, f"p{number}", theirs))
-            child.start()
-            theirs.close()
-            running.append(child)
-            assert ours.recv() == [1, 1]
-            ours.close()
-        yield key, [child.pid for child in running]
-    finally:
-        for child in running:
-            child.kill()
-            child.join()
-            child.close()
+            process, pipe = stack.enter_context(child(_hold_on, store, key, f"p{number}"))
+            assert pipe.recv() == [1, 1]
+            pids.append(process.pid)
+        yield key, pids
 
 
 @pytest.mark.slow

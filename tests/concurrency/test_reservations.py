@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -10,7 +11,8 @@ from limiter import FixedWindow, Limiter, SlidingLog, TokenBucket
 from limiter.plan import Part
 from limiter.recorded import State, reserve_flow, settle_flow
 from service.demo.servers import Cluster
-from tests.concurrency.hammer import PATIENCE, processes
+from tests.parallel import child
+from tests.waiting import PATIENCE
 
 PROCESSES, RESERVATIONS = 4, 30
 BUDGET = [SlidingLog(10_000, 600), TokenBucket(10_000, 600), FixedWindow(10_000, 600)]
@@ -43,29 +45,25 @@ def test_every_process_makes_the_same_calls(cluster: Cluster, store: str, new_su
     """Each reservation is made by one of them, and settled by one, also in slots of their own."""
     for url in (store, cluster.url):
         subjects = [new_subject() for _ in range(2)]
-        pipes, running = [], []
-        for _ in range(PROCESSES):
-            ours, theirs = processes.Pipe()
-            child = processes.Process(target=_reserve_and_settle, args=(url, subjects, theirs))
-            child.start()
-            pipes.append(ours)
-            running.append(child)
-        for others in (State.OPEN, State.SETTLED):
-            assert [pipe.recv() for pipe in pipes] == ["ready"] * PROCESSES
-            for pipe in pipes:
-                pipe.send("go")
-            counts = Counter(
-                (number, place, state)
-                for pipe in pipes
-                for number, states in enumerate(pipe.recv())
-                for place, state in enumerate(states)
-            )
-            for number in range(RESERVATIONS):
-                for place in range(len(subjects)):
-                    assert counts[number, place, State.NOW] == 1
-                    assert counts[number, place, others] == PROCESSES - 1
-        for child in running:
-            child.join(PATIENCE)
+        with ExitStack() as stack:
+            pipes = [
+                stack.enter_context(child(_reserve_and_settle, url, subjects))[1]
+                for _ in range(PROCESSES)
+            ]
+            for others in (State.OPEN, State.SETTLED):
+                assert [pipe.recv() for pipe in pipes] == ["ready"] * PROCESSES
+                for pipe in pipes:
+                    pipe.send("go")
+                counts = Counter(
+                    (number, place, state)
+                    for pipe in pipes
+                    for number, states in enumerate(pipe.recv())
+                    for place, state in enumerate(states)
+                )
+                for number in range(RESERVATIONS):
+                    for place in range(len(subjects)):
+                        assert counts[number, place, State.NOW] == 1
+                        assert counts[number, place, others] == PROCESSES - 1
         spent = sum(3 + number % 20 for number in range(RESERVATIONS))
         with Limiter(BUDGET, store=url, timeout=PATIENCE) as limiter:
             for subject in subjects:

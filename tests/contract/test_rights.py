@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from limiter import Limiter, SlidingLog, StoreRefused, TokenBucket
 from limiter.scripts import COMMANDS, OF_RECORDS, names
 from tests.contract import checks, vectors
 from tests.scripts import source
@@ -75,22 +74,6 @@ def test_other_keys_and_other_commands_are_refused(restricted):
             restricted.execute_command(*command)
     with pytest.raises(redis.ResponseError, match=r"(?i)permission|acl"):
         restricted.eval("return redis.call('DEL', KEYS[1])", 1, "another-program-s")
-
-
-def test_the_library_works_with_these_rights(restricted, admin, subject):
-    """Its calls work, also the first one on a server that has lost the script."""
-    address = restricted.connection_pool.connection_kwargs
-    login = f"{address['username']}:{address['password']}"
-    url = f"redis://{login}@{address['host']}:{address['port']}/0"
-    policies = [TokenBucket(7, per=60), SlidingLog(9, per=60)]
-    with Limiter(policies, store=url, timeout=5.0) as limiter:
-        assert limiter.hit(subject, cost=3).remaining == 4
-        admin.script_flush()
-        assert limiter.peek(subject).remaining == 4
-        assert limiter.reset(subject).remaining == 4
-        admin.acl_setuser(address["username"], enabled=True, commands=["-hset"])
-        with pytest.raises(StoreRefused):
-            limiter.hit(subject)
 
 
 def test_a_missing_right_is_found_before_anything_is_charged(restricted, admin, subject):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import re
 from functools import cache
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -25,8 +25,6 @@ from tests.deploy.support import (
     run,
 )
 
-#: The oldest release whose schemas know all fields that the manifests use, and the newest of the package.
-VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 KINDS = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service"}
 
 
@@ -48,20 +46,27 @@ def pods() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_manifest_is_valid(version: str) -> None:
+@pytest.fixture
+def schemas() -> Any:
+    """The schemas of Kubernetes; their import takes a second, and not all workers need it."""
+    return importlib.import_module("kubernetes_validate")
+
+
+def test_every_manifest_is_valid(schemas: Any) -> None:
     """Strict: a field that the schema does not know is an error, as for a typing mistake."""
     assert {each["kind"] for each in built()} == KINDS
-    for each in built():
-        kubernetes_validate.validate(each, version, strict=True)
+    # The oldest release whose schemas know all fields of the manifests, and the newest of the package.
+    for version in ("1.30", schemas.latest_version()):
+        for each in built():
+            schemas.validate(each, version, strict=True)
 
 
-def test_a_wrong_field_is_found() -> None:
+def test_a_wrong_field_is_found(schemas: Any) -> None:
     """The check above can fail."""
     wrong = of_kind("Deployment") | {"spec": of_kind("Deployment")["spec"] | {"replica": 3}}
 
-    with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, VERSIONS[-1], strict=True)
+    with pytest.raises(schemas.ValidationError):
+        schemas.validate(wrong, schemas.latest_version(), strict=True)
 
 
 def test_selectors_choose_the_pods() -> None:

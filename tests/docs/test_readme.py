@@ -15,7 +15,7 @@ from service.demo.servers import Server
 from tests.e2e.support import Demo
 from tests.service.support import ROOT
 
-README, CONTRIBUTING, QUICKSTART, OPERATE, SPEED = (
+README, CONTRIBUTING, QUICKSTART, OPERATE, SPEED, SURVIVAL = (
     (ROOT / name).read_text()
     for name in (
         "README.md",
@@ -23,6 +23,7 @@ README, CONTRIBUTING, QUICKSTART, OPERATE, SPEED = (
         "docs/quickstart.md",
         "docs/operate.md",
         "docs/how-fast.md",
+        "docs/survival.md",
     )
 )
 
@@ -87,6 +88,17 @@ def _general(line: str) -> str:
     """Replace what differs from run to run in a line: the remaining seconds, and the instance."""
     line = re.sub(r'instance-\d+"', 'instance-N"', line)
     return re.sub(r"(t=|Retry-After: )\d+", r"\g<1>N", line.rstrip())
+
+
+def test_the_readme_has_the_figures_of_the_pages() -> None:
+    """A new run changes the pages, and then the README."""
+    (measured,) = re.findall(r"^\*\*Measured\.\*\*.*?^$", README, re.M | re.S)
+    ours, theirs, calls = re.findall(r"\d[\d.,]*\d", re.sub(r"\(.*?\)", "", measured))
+
+    assert f"| fixed_window, allowed | {ours} |" in SPEED
+    assert f"| Flask-Limiter, fixed window | {theirs} |" in SPEED
+    assert f"0 of {calls} calls were late" in SURVIVAL
+    assert "0 were charged twice" in SURVIVAL
 
 
 def test_the_tables_name_every_algorithm_and_variable() -> None:

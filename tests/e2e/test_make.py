@@ -63,6 +63,15 @@ def test_an_installation_shows_how_far_it_is(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "python -m service.demo --port 9001"
 
 
+def test_an_environment_that_was_left_without_pip_is_made_anew(tmp_path: Path) -> None:
+    """Debian's Python without python3-venv leaves such a one, and says which package is missing."""
+    script(tmp_path / "venv/bin/python", 'case "$*" in *"import pip"*) exit 1;; esac')
+    script(tmp_path / "python3", 'echo "python3 $*"')
+    done = make(tmp_path, "demo", PYTHON=f"{tmp_path}/python3")
+
+    assert f"python3 -m venv --clear {tmp_path}/venv" in done.stdout
+
+
 def test_ci_installs_only_what_has_a_locked_hash(tmp_path: Path) -> None:
     """Each package by the lock file, and then our own without a look at any index."""
     script(tmp_path / "venv/bin/python", 'echo "python $*"')

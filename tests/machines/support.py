@@ -28,7 +28,7 @@ HOUR_US = 3_600_000_000
 #: A charge that moves the end of a bucket or a log by less than this may set no expiry.
 HALF_SECOND_US = 500_000
 
-#: Factor for the number of examples; `make soak` searches twice as long.
+#: Factor for the number of examples; `make repeat` searches twice as long.
 DEPTH = int(os.environ.get("TEST_DEPTH", "1"))
 
 _run = secrets.token_hex(4)

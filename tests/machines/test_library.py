@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from limiter import Decision, Limiter, RateLimited
 from limiter.policies import Policy
 from limiter.testing import set_time
-from tests.concurrency.hammer import PATIENCE, drawn_policies
+from tests.concurrency.hammer import drawn_policies
 from tests.machines.support import DEPTH, NOW_US, new_key
 from tests.model import MODELS, model_of
 from tests.model.base import Answer
 from tests.model.several import Several, Verdict
+from tests.waiting import PATIENCE
 
 periods = st.sampled_from([0.001, 0.00333, 1, 60, 86_400])
 policies = st.lists(

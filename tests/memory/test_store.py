@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Iterator
 from inspect import signature
 from typing import Any
 
@@ -30,6 +30,7 @@ from limiter.memory import store as module
 from limiter.policies import Policy
 from limiter.testing import Clock
 from tests.memory.support import call_of, clock_us, look, plant
+from tests.parallel import in_threads
 
 LIMIT = 100
 POLICIES: list[Policy] = [
@@ -57,29 +58,17 @@ def hit(
     return store.run(call_of(mode, 0, now_us, (name.encode(),), (block,)))
 
 
-def in_threads(work: Callable[[int], Any], count: int = 64) -> None:
-    """Run ``work`` in ``count`` threads at once; fail if one does not end."""
-    started, interval = threading.Barrier(count), sys.getswitchinterval()
-
-    def run(number: int) -> None:
-        started.wait(30)
-        work(number)
-
-    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
-    # So often that a thread is interrupted in the middle of a call.
+@pytest.fixture
+def fast_switches() -> Iterator[None]:
+    """Interrupt threads so often that some are in the middle of a call."""
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-    finally:
-        sys.setswitchinterval(interval)
-    assert not any(thread.is_alive() for thread in threads)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_threads_get_exactly_the_limit(policy: Policy) -> None:
+def test_threads_get_exactly_the_limit(policy: Policy, fast_switches: None) -> None:
     """64 threads on one key, each with more calls than its share."""
     store, granted = MemoryStore(), [0] * 64
 
@@ -87,11 +76,11 @@ def test_threads_get_exactly_the_limit(policy: Policy) -> None:
         for turn in range(5):
             granted[number] += hit(store, policy, lease=f"{number}-{turn}")[0]
 
-    in_threads(work)
+    in_threads(64, work)
     assert sum(granted) == LIMIT
 
 
-def test_threads_on_many_keys_lose_nothing() -> None:
+def test_threads_on_many_keys_lose_nothing(fast_switches: None) -> None:
     """Keys are added, removed and reset while other threads count."""
     policy, store, granted = SlidingLog(10**5, "day"), MemoryStore(most_subjects=1_000), [0] * 64
 
@@ -103,7 +92,7 @@ def test_threads_on_many_keys_lose_nothing() -> None:
                 name = f"own-{number}-{turn}".encode()
                 store.run(call_of("reset", 0, 0, (name,), (Block(policy, 0, 1),)))
 
-    in_threads(work)
+    in_threads(64, work)
     assert sum(granted) == 64 * 60
     assert hit(store, policy, "shared")[1] == 10**5 - 64 * 60 - 1
     assert len(store) <= 1_000

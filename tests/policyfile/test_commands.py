@@ -160,6 +160,14 @@ def test_an_override(path: str) -> None:
     )
 
 
+def test_a_cost_that_the_response_settles(tmp_path: Path) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text("[policies.p]\nlimits = '9/hour'\nrefund_unless = ['401']\n")
+    assert explain(str(path), "GET", "/a")["p"]["settles"]
+    shown = run("explain", str(path), "GET", "/a").stdout
+    assert "(cost 1, an application settles the cost by its response, logged as" in shown
+
+
 def test_plans_and_classes(tmp_path: Path) -> None:
     """`check` shows the numbers of each; `explain`, those of the request."""
     path = tmp_path / "policies.toml"

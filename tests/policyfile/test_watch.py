@@ -16,8 +16,8 @@ from limiter import InvalidSetting, LimiterError
 from limiter.policyfile import AsyncPolicies, InvalidPolicyFile, Policies, hand_on, watch
 from limiter.web.request import Request
 from limiter.web.verdict import Verdict
+from tests.parallel import in_child
 from tests.transport.support import until
-from tests.transport.test_sharing import in_child
 
 REQUEST = Request("GET", "localhost", "/", {}, "203.0.113.9")
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -82,10 +82,7 @@ class Link:
             OSError: The connection was closed or reset.
 
         """
-        if self.is_closed:
-            raise OSError(errno.EBADF, "Bad file descriptor")
-        if self.end == "reset":
-            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+        self._check_open()
         self._carry(0, data, partial(self._at_server, data))
 
     def read(self, most: int) -> bytes:
@@ -95,13 +92,16 @@ class Link:
             OSError: The connection was closed or reset.
 
         """
+        self._check_open()
+        data = bytes(self.inbox[:most])
+        del self.inbox[:most]
+        return data
+
+    def _check_open(self) -> None:
         if self.is_closed:
             raise OSError(errno.EBADF, "Bad file descriptor")
         if self.end == "reset":
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
-        data = bytes(self.inbox[:most])
-        del self.inbox[:most]
-        return data
 
     def close(self) -> None:
         """Close the client's end."""

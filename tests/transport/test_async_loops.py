@@ -14,9 +14,9 @@ from collections.abc import Callable
 import pytest
 
 from service.demo.servers import Cluster, Server
+from tests.parallel import in_child, in_threads
 from tests.proxy import Proxy, delay
 from tests.transport.support import PLENTY, Asker, in_loop, loops, new_loop, soon, until
-from tests.transport.test_sharing import in_child, in_threads
 
 
 def clients(server: Server) -> int:

@@ -155,9 +155,8 @@ PASSING = {
 
 
 @pytest.mark.parametrize("kind", PASSING)
-@pytest.mark.parametrize("binary", [None, "redis-server"], ids=["embedded", "redis"])
 def test_a_temporary_fault(
-    make_limiter: MakeLimiter, make_server: MakeServer, binary: str | None, kind: str
+    make_limiter: MakeLimiter, make_server: MakeServer, binary: Path, kind: str
 ) -> None:
     """Each value of on_error decides the calls; afterwards the store decides again."""
     server = make_server(binary, options=["--enable-debug-command", "yes"])
@@ -412,6 +411,16 @@ def test_advice_keeps_tls(where: str, scheme: str) -> None:
     alone = translate(redis.ResponseError("This instance has cluster support disabled"), where)
     assert str(moved).endswith(f"give the store as {scheme}+cluster://")
     assert str(alone).endswith(f"give the store as {scheme}://")
+
+
+def test_advice_to_turn_tls_on_or_off() -> None:
+    """A first try often has the wrong scheme; the server then only ends the handshake."""
+    to_plain = redis.ConnectionError("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1)")
+    to_tls = redis.ConnectionError(
+        "Error while reading from h:1 : (104, 'Connection reset by peer')"
+    )
+    assert "write redis in the URL" in str(translate(to_plain, "store h:1 (TLS)"))
+    assert "write rediss in the URL" in str(translate(to_tls, "store h:1"))
 
 
 def test_no_thread_can_be_started(

@@ -59,7 +59,6 @@ SETS: dict[str, Callable[[int], list[Policy]]] = {
     "few": lambda limit: [FixedWindow(limit + 3, 60), TokenBucket(limit, 7), GCRA(limit + 1, 9)],
     "several": lambda limit: [FixedWindow(limit, 60), SlidingLog(limit + 2, 9)],
 }
-WINDOWS = ("fixed_window", "sliding_window", "sliding_log")
 
 
 def numbers(decision: Decision) -> list[tuple[Policy, int, int]]:
@@ -70,13 +69,6 @@ def numbers(decision: Decision) -> list[tuple[Policy, int, int]]:
 async def together(limiter: AsyncLimiter, callers: int, *hit: Any) -> list[Decision]:
     """Hit as many times in one turn of the loop."""
     return await asyncio.gather(*(limiter.hit(*hit) for _ in range(callers)))
-
-
-def script_calls(client: redis.Redis, call: Callable[[], object]) -> int:
-    """The number of scripts that the server ran meanwhile."""
-    before = scripts_run(client)
-    call()
-    return scripts_run(client) - before
 
 
 async def check_joined(

@@ -23,45 +23,12 @@ from limiter.transport.node import IDLE_KEPT, Node
 from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.wire import command
 from service.demo.servers import Cluster, Server
+from tests.parallel import in_child, in_threads
 from tests.proxy import Proxy, delay
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, PLENTY, until, used
 
 PING = command("PING")
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run ``work`` in ``count`` threads at once, and raise an error that one of them raised."""
-    errors: list[BaseException] = []
-    start = threading.Barrier(count)
-
-    def run(number: int) -> None:
-        try:
-            start.wait()
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Run ``work`` in a fork of this process; return its exit code."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.parametrize("policy", [PLENTY, LOG], ids=lambda policy: policy.algorithm)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from limiter.transport.attempts import FIRST_PAUSE, MOST_PAUSE
 from limiter.transport.node import IDLE_KEPT
 from service.demo.servers import HOST, Certificates, Cluster, Server
 from tests import tls
+from tests.parallel import in_threads
 from tests.proxy import Proxy
 from tests.transport.conftest import MakeLimiter, Maker
 from tests.transport.support import decides_within, outcome
@@ -112,17 +112,7 @@ def test_threads_that_ended_leave_no_descriptor(
     """Each of them may have had its own connection; a bounded number is kept."""
     limiter = make_limiter(tls_server.url, timeout=20.0)
     before = len(os.listdir("/proc/self/fd"))
-    start = threading.Barrier(200)
-
-    def call() -> None:
-        start.wait()
-        limiter.hit("u")
-
-    threads = [threading.Thread(target=call) for _ in range(200)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(200, lambda _: limiter.hit("u"))
     until(lambda: len(os.listdir("/proc/self/fd")) <= before + IDLE_KEPT)
     limiter.close()
     assert len(os.listdir("/proc/self/fd")) <= before

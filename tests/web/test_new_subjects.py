@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from limiter.web.request import Request
 from limiter.web.rules import Check, Rule
 from limiter.web.subjects import identity
 from service.demo.servers import Cluster, Server
+from tests.parallel import in_threads
 from tests.web.test_guard import ADDRESS, HOUR, NOWHERE, AnyGuard, fields, guard, request
 
 __all__ = ["guard"]
@@ -196,17 +196,11 @@ def test_numbers_change_over_what_was_begun() -> None:
 def test_threads_begin_no_more_together() -> None:
     limit = NewSubjects("50/hour")
     begun: list[bool | None] = []
-    barrier = threading.Barrier(4)
 
     def run(name: int) -> None:
-        barrier.wait()
         begun.extend([limit.begins("a", f"{name}-{number}") for number in range(200)])
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(4, run)
     assert begun.count(True) <= 50
     assert begun.count(None) == 0
 

@@ -1,7 +1,7 @@
 """Run the tests that depend on timing again and again, every other round on a busy machine.
 
-``make soak``, or ``make soak SOAK="--rounds 4"``. Exit code 1 when any round failed: what failed is listed,
-with the round and whether the machine was kept busy.
+``make repeat``, or ``make repeat REPEAT="--rounds 4"``. Exit code 1 when any round failed: what failed is
+listed, with the round and whether the machine was kept busy.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _spin(parent: int) -> None:
 @click.command()
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.argument("tests", nargs=-1)
-def soak(rounds: int, tests: tuple[str, ...]) -> None:
+def repeat(rounds: int, tests: tuple[str, ...]) -> None:
     """Repeat TESTS (those of concurrency, transport, demo and state machines) for ROUNDS rounds."""
     failed: list[str] = []
     for number in range(1, rounds + 1):
@@ -70,4 +70,4 @@ def soak(rounds: int, tests: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    soak()
+    repeat()
