@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from bench.survive.application import HELD_NAME, HOT, KINDS, LOCAL_NAME, Call
 from bench.survive.events import EVENTS, Event
 from bench.survive.probe import Attempt, Outage, outages
 from bench.survive.trial import Charges, Figures, Usage, Worst
+from tests.waiting import until
 
 #: Seconds for a decision: on a busy machine, a server may take long without any fault.
 PATIENT = 2.0
@@ -67,9 +67,17 @@ def lose_replies_and_step_back(stage: stages.Clocked) -> None:
 
 
 def send_twice(stage: stages.Single) -> None:
-    """Send each request a second time, as a client would that repeats calls without an answer."""
-    stage.proxy.requests = lambda data: data + data
-    time.sleep(0.2)
+    """Send script calls a second time, as a client would that repeats calls without an answer."""
+    repeated: list[bytes] = []
+
+    def again(data: bytes) -> bytes:
+        if b"EVALSHA" not in data:  # a new connection must get its handshake through
+            return data
+        repeated.append(data)
+        return data + data
+
+    stage.proxy.requests = again
+    until(lambda: len(repeated) >= 20)
     stage.proxy.mend()
     stage.proxy.cut_all()
 
