@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def send_twice(stage: stages.Single) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("libfaketime") is None, reason="libfaketime is not installed")
 def test_lost_replies_and_clocks_break_no_promise(valkey: Program) -> None:
     """Real servers, threads and coroutines at once."""
     both = Event("both", "wire", stages.Clocked, lose_replies_and_step_back)
