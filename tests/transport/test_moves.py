@@ -15,10 +15,7 @@ from tests.proxy import Proxy
 from tests.topology import Partition, pairs, take_over, until_replicas_are_named
 from tests.transport.conftest import Maker
 from tests.transport.support import decides_within, outcome
-from tests.waiting import until
-
-#: A server stalls for so long if the machine is busy; the goals are for one that is not.
-STALL = 2.0
+from tests.waiting import STALL, until
 
 both = pytest.mark.parametrize("make_any", ["threads", "asyncio"], indirect=True)
 
