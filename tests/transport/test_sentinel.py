@@ -120,7 +120,7 @@ def test_a_primary_that_dies(both: list[Maker], watched: Watched) -> None:
     old.kill()
     until(lambda: watched.primary is not old)
     for limiter in limiters:
-        decides_within(limiter, "u", GOAL + STALL)
+        decides_within(limiter, "u", GOAL)
 
 
 @pytest.mark.slow
