@@ -7,7 +7,6 @@ import secrets
 import shlex
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import redis
@@ -236,7 +235,7 @@ def test_a_refusal_is_4(store: str, subject: str) -> None:
     assert printed(f"hit 5/minute {subject} --store {address}")[0] == 4
 
 
-def test_as_a_condition_of_a_shell(store: str, subject: str, tmp_path: Path) -> None:
+def test_as_a_condition_of_a_shell(store: str, subject: str) -> None:
     """With the store of the environment."""
     line = f"limiter hit -q 1/hour {subject} && echo once; echo $?"
     assert [shell(line, LIMITER_STORE=store).stdout for _ in range(2)] == ["once\n0\n", "1\n"]

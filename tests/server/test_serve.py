@@ -657,7 +657,7 @@ def test_an_address_that_cannot_be_used_is_one_line(tmp_path: Path, address: str
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_addresses_of_which_one_cannot_be_recognised_are_refused(tmp_path: Path) -> None:
+def test_addresses_of_which_one_cannot_be_recognised_are_refused() -> None:
     """Both have one port, or the second is no address with a port."""
     port = free_port()
     same = run_serve(
@@ -679,7 +679,7 @@ def test_added_workers_that_count_by_themselves_are_reported(tmp_path: Path) -> 
         )
 
 
-def test_a_worker_that_cannot_start_ends_the_service(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_ends_the_service() -> None:
     """And does not start again and again; the reason is in the log, as JSON."""
     code = """
 import limiter.server.app

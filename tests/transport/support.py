@@ -63,7 +63,7 @@ def timed(call: Callable[[], Any]) -> float:
     return time.monotonic() - before
 
 
-def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -> None:
+def within_deadline(call: Callable[[], Any], timeout: float) -> None:
     """The store does not decide, and the call fails in time.
 
     The promise is 1.25 x timeout + 10 ms. On a machine that is kept busy a thread may wait for its

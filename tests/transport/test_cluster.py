@@ -266,13 +266,13 @@ def test_a_dead_primary_stops_its_own_subjects_only(make_limiter: MakeLimiter) -
         for key in keys:
             if cluster.primary_of(key) is not dead:
                 assert fresh.hit(key)
-        _no_storm(limiter, cluster, [key for key in keys if cluster.primary_of(key) is dead])
+        _no_storm(limiter, [key for key in keys if cluster.primary_of(key) is dead])
         dead.restart()
         mine = next(key for key in keys if cluster.primary_of(key) is dead)
         decides_within(limiter, mine, 3.0)
 
 
-def _no_storm(limiter: Limiter, cluster: Cluster, keys: list[str]) -> None:
+def _no_storm(limiter: Limiter, keys: list[str]) -> None:
     """However many calls fail, the table is read at most twice a second."""
     before = limiter._core.transport._table.readings  # type: ignore[attr-defined]
     start = time.monotonic()

@@ -418,7 +418,7 @@ def test_a_cost_beyond_the_share(guard: AnyGuard) -> None:
 
 
 def test_a_store_that_refuses(
-    guard: AnyGuard, any_store: str, subject: str, caplog: pytest.LogCaptureFixture
+    guard: AnyGuard, any_store: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The status is 503 for each on_error, and an error is logged; shadow mode allows the request."""
     refused = any_store.replace("redis://", "redis://nobody:wrong@")
