@@ -106,8 +106,9 @@ lua:
 	$(PYTHON) lua/src/join.py
 	$(PYTHON) lua/src/vectors.py
 
+# -E: pages that did not change, too, since each shows the list of all pages.
 docs: $(VENV)/.docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build
 	@echo "open docs/_build/index.html"
 
 venv: $(VENV)/.check $(VENV)/.test $(VENV)/.bench $(VENV)/.demo
