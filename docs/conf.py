@@ -51,7 +51,7 @@ def _link_pages(_app: Sphinx, _path: Path, _parent: str, content: list[str]) -> 
         content[0] = content[0].replace(f"]({target})", f"]({page})")
     for prefix in ("](docs/", "](../docs/"):
         content[0] = content[0].replace(prefix, "](")
-    for folder in ("lua/src", "limiter"):
+    for folder in ("lua/src", "limiter", "bench"):
         content[0] = content[0].replace(f"]({folder}/", f"](path:../{folder}/")
 
 

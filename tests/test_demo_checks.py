@@ -58,7 +58,7 @@ def test_with_a_store_no_server_is_needed(monkeypatch: pytest.MonkeyPatch) -> No
     assert checks.dependencies(embedded=False).name == "traefik"
 
 
-def test_a_taken_port_names_another(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_names_another() -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
         done = CliRunner().invoke(demo, [f"--port={port}"])

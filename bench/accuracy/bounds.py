@@ -11,8 +11,6 @@ class Bound(NamedTuple):
 
     words: str
     """The bound in any window of one period."""
-    any_window: str
-    """The bound in any window W; P is the period, T = P / limit."""
     most: Callable[[Any, int], int]
 
 
@@ -46,13 +44,13 @@ def _bucket(policy: Any, window_us: int) -> int:
     return int(policy.burst) + window_us * int(policy.limit) // int(policy.period_us)
 
 
-_BUCKET = Bound("burst + limit", "burst + floor(W / T)", _bucket)
+_BUCKET = Bound("burst + limit", _bucket)
 
 #: By the algorithm's name; a new algorithm must state its own bound.
 BOUNDS: Mapping[str, Bound] = {
-    "fixed_window": Bound("2 limit", "limit x (ceil(W / P) + 1)", _fixed),
-    "sliding_log": Bound("limit", "limit x ceil(W / P)", _log),
-    "sliding_window": Bound("2 limit - 2", "(limit - 1) x (ceil(W / P) + 1)", _counters),
+    "fixed_window": Bound("2 limit", _fixed),
+    "sliding_log": Bound("limit", _log),
+    "sliding_window": Bound("2 limit - 2", _counters),
     "token_bucket": _BUCKET,
     "gcra": _BUCKET,
     "leaky_bucket": _BUCKET,

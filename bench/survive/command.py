@@ -105,7 +105,8 @@ def survive(
     ]
     if not events:
         raise click.BadParameter(
-            "no event has them in its name or as its group", param_hint="--only"
+            f"no event has these words in its name; groups are {', '.join(_GROUPS)}",
+            param_hint="--only",
         )
     if importlib.util.find_spec("matplotlib") is None:
         raise click.ClickException("the plots need matplotlib: pip install -e '.[bench]'")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from contextlib import closing
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -26,6 +28,9 @@ _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 _NOT_FOUND = 127
 _NOT_RUN = 126
 
+#: Seconds between two tries to take a lease, at most: another process may release one at any time.
+_ASK_EVERY = 1.0
+
 
 class Stopped(BaseException):
     """A signal arrived before the command was started."""
@@ -36,17 +41,30 @@ class Stopped(BaseException):
 
 
 class Running:
-    """Runs a command and passes signals on to it; a context manager."""
+    """Runs a command and passes signals on to it; a context manager.
+
+    A handler that raises an exception does so anywhere: in a finalizer, which loses it, or just after a
+    lock was taken. So the handler only notes a signal that arrives before the command; ``pause``, ``run``
+    and the end of the ``with`` raise Stopped. A second one ends the process at once: its lease expires.
+    """
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = False
         self._early: list[int] = []
+        self._awake = threading.Lock()
+        self._awake.acquire()
         self._before: dict[int, Any] = {}
+
+    def pause(self, seconds: float) -> None:
+        """Sleep for this time; raise Stopped if a signal arrives meanwhile, or arrived before."""
+        if self._awake.acquire(timeout=seconds):
+            raise Stopped(self._early[0])
 
     def run(self) -> int:
         """Run the command to its end, and return its exit code; after a signal, 128 and its number."""
+        self.pause(0)
         self._starting = True
         try:
             self._process = subprocess.Popen(self._words)  # noqa: S603 (the user's command)
@@ -67,16 +85,21 @@ class Running:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._early and self._process is None:
+            raise Stopped(self._early[0])
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if not self._starting:
-            raise Stopped(number)
-        if number in _FROM_TERMINAL and _in_foreground() and _has_child():
+        if self._starting and number in _FROM_TERMINAL and _in_foreground() and _has_child():
             return  # the command has it from the terminal
-        if self._process is None:
-            self._early.append(number)
-        else:
+        if self._process is not None:
             self._process.send_signal(number)
+            return
+        self._early.append(number)
+        if self._starting:
+            return
+        if len(self._early) > 1:
+            os._exit(BY_SIGNAL + number)
+        self._awake.release()
 
 
 def _in_foreground() -> bool:
@@ -170,19 +193,28 @@ def hold(
       limiter hold 1 nightly-backup -- rsync -a /srv/ backup:/srv/
       limiter hold 3 thumbnails --wait 60 -E 75 -- convert in.png out.png
     """
+    deadline = monotonic() + wait
     try:
         with (
-            Running(command) as running,
             by_exit_code(),
+            Running(command) as running,
             closing(limiter_of_leases(limit, lease, **options)) as limiter,
-            limiter.hold(subject(key), timeout=wait, tag=optional_tag(tag)) as held,
         ):
-            if held.degraded:
-                click.echo(f"limiter: {BY_FALLBACK}: other machines see no lease", err=True)
-            code = running.run()
+            while True:
+                try:
+                    with limiter.hold(subject(key), tag=optional_tag(tag)) as held:
+                        if held.degraded:
+                            click.echo(
+                                f"limiter: {BY_FALLBACK}: other machines see no lease", err=True
+                            )
+                        raise SystemExit(running.run())
+                except RateLimited as denied:
+                    left = deadline - monotonic()
+                    if left <= 0 or denied.decision.degraded:
+                        raise
+                    running.pause(min(denied.decision.retry_after, _ASK_EVERY, left))
     except Stopped as stopped:
-        code = stopped.code
+        raise SystemExit(stopped.code) from None
     except RateLimited as denied:
         reason = BY_FALLBACK if denied.decision.degraded else f"all leases are taken: {denied}"
         fail(denied_code, reason)
-    raise SystemExit(code)

@@ -21,7 +21,7 @@ from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.scripts import Script
 from limiter.transport import forks, rights
 from limiter.transport.async_connection import AsyncConnection
-from limiter.transport.async_node import AsyncNode, ConnectionCloser
+from limiter.transport.async_node import AsyncNode, ConnectionCloser, NodeMaker
 from limiter.transport.joined import JoinedCalls, PendingReply, SendAlone
 from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
@@ -40,19 +40,12 @@ class LoopTransport:
     node: AsyncNode | None = None
     """The node of every subject, if the store is one server."""
 
-    def __init__(
-        self,
-        loop: AbstractEventLoop,
-        store: Store,
-        closer: ConnectionCloser,
-        timeout: float,
-        connect: float,
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, maker: NodeMaker) -> None:
         self.loop = loop
-        self.closer = closer
-        self._store = store
-        self._timeout = timeout
-        self._connect_timeout = connect
+        self.closer = maker.closer
+        self._store = maker.store
+        self._timeout = maker.timeout
+        self._connect_timeout = maker.connect_timeout
         #: The background tasks: an event loop itself keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
         #: How many calls and readings are under way that may still connect.
@@ -332,9 +325,8 @@ class AsyncTransport:
                 for closed in [known for known in self._by_loop if known.is_closed()]:
                     self._by_loop.pop(closed).closer.drop()
                 closer = ConnectionCloser(loop, _forgetting(self))
-                loop_transport = self._kind(
-                    loop, self._store, closer, self._timeout, self._connect_timeout
-                )
+                maker = NodeMaker(self._store, self._timeout, self._connect_timeout, closer)
+                loop_transport = self._kind(loop, maker)
                 self._by_loop[loop] = loop_transport
             self._last = loop_transport
         return loop_transport

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import reduce
 
 from redis.exceptions import ResponseError
 
 from limiter.call import Call
 from limiter.errors import LimiterError
 from limiter.scripts import Script
-from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node
+from limiter.transport.async_node import AsyncNode, NodeMaker
 from limiter.transport.async_reader import TableLoopTransport
 from limiter.transport.replies import code
 from limiter.transport.slots import SlotTable, slot_of
-from limiter.transport.store import Store
 from limiter.transport.tables import graver, in_turn
 
 
 class ClusterLoopTransport(TableLoopTransport):
     """Finds the node that owns a subject's slot, and follows the cluster when slots move."""
 
-    def __init__(
-        self,
-        loop: AbstractEventLoop,
-        store: Store,
-        closer: ConnectionCloser,
-        timeout: float,
-        connect: float,
-    ) -> None:
-        super().__init__(loop, store, closer, timeout, connect)
-        make = partial(make_node, store, timeout, connect, closer)
-        self._table: SlotTable[AsyncNode] = SlotTable(store, make)
+    def __init__(self, loop: AbstractEventLoop, maker: NodeMaker) -> None:
+        super().__init__(loop, maker)
+        self._table: SlotTable[AsyncNode] = SlotTable(maker.store, maker.make)
 
     def find(self, call: Call, deadline: float) -> AsyncNode | None:
         """As ``LoopTransport.find``."""

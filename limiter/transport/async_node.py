@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from limiter.errors import LimiterError, StoreUnavailable, anew
 from limiter.transport.async_connection import AsyncConnection, open_connection
@@ -261,18 +261,28 @@ class AsyncNode:
         self._renewing = asyncio.get_running_loop().create_task(self.renew(connection))
 
 
-def make_node(
-    store: Store,
-    timeout: float,
-    connect_timeout: float,
-    closer: ConnectionCloser,
-    address: Address | None,
-) -> AsyncNode:
-    """Make a node of the store; without an address, the only one."""
-    where = store.where if address is None else store.named(address)
-    connect = partial(store.connection, address, connect_timeout)
-    address = address or store.addresses[0]
-    return AsyncNode(connect, where, timeout, connect_timeout, address, closer, store.credentials)
+class NodeMaker(NamedTuple):
+    """Makes the nodes of one event loop."""
+
+    store: Store
+    timeout: float
+    connect_timeout: float
+    closer: ConnectionCloser
+
+    def make(self, address: Address | None, store: Store | None = None) -> AsyncNode:
+        """Make a node of the store, or of another one; without an address, the only one."""
+        store = store or self.store
+        where = store.where if address is None else store.named(address)
+        connect = partial(store.connection, address, self.connect_timeout)
+        return AsyncNode(
+            connect,
+            where,
+            self.timeout,
+            self.connect_timeout,
+            address or store.addresses[0],
+            self.closer,
+            store.credentials,
+        )
 
 
 def under_way(task: asyncio.Task[Result] | None) -> asyncio.Task[Result] | None:

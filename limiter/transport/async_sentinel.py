@@ -10,10 +10,9 @@ from redis.exceptions import ResponseError
 
 from limiter.call import Call
 from limiter.scripts import Script
-from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node
+from limiter.transport.async_node import AsyncNode, NodeMaker
 from limiter.transport.async_reader import TableLoopTransport
 from limiter.transport.sentinels import PrimaryTable
-from limiter.transport.store import Address, Store
 
 
 class SentinelLoopTransport(TableLoopTransport):
@@ -21,20 +20,9 @@ class SentinelLoopTransport(TableLoopTransport):
 
     _table: PrimaryTable[AsyncNode]
 
-    def __init__(
-        self,
-        loop: AbstractEventLoop,
-        store: Store,
-        closer: ConnectionCloser,
-        timeout: float,
-        connect: float,
-    ) -> None:
-        super().__init__(loop, store, closer, timeout, connect)
-
-        def make(address: Address, of_store: Store) -> AsyncNode:
-            return make_node(of_store, timeout, connect, closer, address)
-
-        self._table = PrimaryTable(store, make)
+    def __init__(self, loop: AbstractEventLoop, maker: NodeMaker) -> None:
+        super().__init__(loop, maker)
+        self._table = PrimaryTable(maker.store, maker.make)
 
     def find(self, call: Call, deadline: float) -> AsyncNode | None:
         """As ``LoopTransport.find``."""

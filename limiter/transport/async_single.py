@@ -13,9 +13,8 @@ from limiter.call import Call
 from limiter.errors import StoreRefused
 from limiter.scripts import Script
 from limiter.transport.async_base import LoopTransport
-from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node
+from limiter.transport.async_node import AsyncNode, NodeMaker
 from limiter.transport.replies import check_alone
-from limiter.transport.store import Store
 from limiter.transport.wire import HELLO
 
 
@@ -24,16 +23,9 @@ class SingleLoopTransport(LoopTransport):
 
     node: AsyncNode
 
-    def __init__(
-        self,
-        loop: AbstractEventLoop,
-        store: Store,
-        closer: ConnectionCloser,
-        timeout: float,
-        connect: float,
-    ) -> None:
-        super().__init__(loop, store, closer, timeout, connect)
-        self.node = make_node(store, timeout, connect, closer, None)
+    def __init__(self, loop: AbstractEventLoop, maker: NodeMaker) -> None:
+        super().__init__(loop, maker)
+        self.node = maker.make(None)
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
         """As ``LoopTransport.search``."""

@@ -83,7 +83,7 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
     * whether a # ends the path, and whether %2F separates segments;
     * how a path is read that does not begin with a slash;
     * whether bytes that are not UTF-8 are replaced or left out, and whether a newline at the end counts;
-    * whether a backslash is a slash, and whether a semicolon begins parameters;
+    * whether a backslash is a slash, and whether a semicolon begins parameters, also if it is escaped;
     * how dotted and empty segments are resolved.
 
     Raises:
@@ -120,7 +120,7 @@ def _as_sent(path: str, target: str | None) -> Iterator[str]:
     sent = [] if target is None else _meaning(path, target)
     if not sent:
         yield path.partition("#")[0]
-    for cut in _with_cuts(sent):
+    for cut in _as_parsed(_with_cuts(sent)):
         for errors in ("replace", "ignore") if "\ufffd" in path else ("replace",):
             yield decoded(cut, errors)
             yield NO_SLASH.join(decoded(part, errors) for part in _ENCODED_SLASH.split(cut))
@@ -135,6 +135,12 @@ def _meaning(path: str, target: str) -> list[str]:
 def _with_cuts(texts: Iterable[str]) -> Iterable[str]:
     """Return each text, and each cut at a #; each once, since to decode one takes time."""
     return dict.fromkeys(cut for text in texts for cut in (text, text.partition("#")[0]))
+
+
+def _as_parsed(texts: Iterable[str]) -> Iterable[str]:
+    """Return each text, and as software reads it that does so before it decodes escapes; each once."""
+    slashed = dict.fromkeys(each for text in texts for each in (text, _with_slashes(text)))
+    return dict.fromkeys(each for text in slashed for each in (text, _without_parameters(text)))
 
 
 def _without_replaced(path: str) -> str:

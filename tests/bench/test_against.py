@@ -118,7 +118,7 @@ def test_the_library_of_a_revision_is_extracted_and_removed(revision: str) -> No
     assert not extracted.folder.exists()
 
 
-def test_a_revision_without_a_library(revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_revision_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names what is missing."""
     monkeypatch.setattr("bench.against._CHECKOUT", CHECKOUT / "docs")
 

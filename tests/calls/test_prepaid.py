@@ -473,7 +473,7 @@ def test_a_reset_during_a_take_that_fails(store: str, subject: str) -> None:
 
 
 def test_a_close_while_others_return_units(
-    make_on: Make, store: str, subject: str, monkeypatch: pytest.MonkeyPatch
+    store: str, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another thread may return the last units at any point of it."""
     limiter = Limiter(DAY, store=store, prepaid=100, prepaid_hold=LONG, timeout=PATIENCE)

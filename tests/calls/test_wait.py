@@ -130,9 +130,7 @@ def test_wrong_timeouts(make: Make, subject: str) -> None:
     assert limiter.wait(subject, timeout=3)
 
 
-def test_a_degraded_denial_is_not_waited_for(
-    make_on: Make, proxy: Proxy, store: str, subject: str
-) -> None:
+def test_a_degraded_denial_is_not_waited_for(make_on: Make, proxy: Proxy, subject: str) -> None:
     """The store did not decide: a denial raises RateLimited, an admission returns; it asks once."""
     proxy.replies = cut
     for on_error in ("deny", "local"):

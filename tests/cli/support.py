@@ -41,10 +41,7 @@ def shell(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def unmeasured() -> dict[str, str]:
-    """An environment without coverage.
-
-    Coverage reads TOML itself, and the exception of a signal can stop it in the middle of its work.
-    """
+    """An environment without coverage."""
     return {name: value for name, value in clean_environment().items() if "COVERAGE" not in name}
 
 
@@ -53,7 +50,7 @@ def start(words: list[str], **settings: Any) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
         ["env", "--default-signal=HUP,INT,QUIT", sys.executable, "-m", "limiter", *words],
-        env=unmeasured() if "--wait" in words else clean_environment(),
+        env=clean_environment(),
         cwd=ROOT,
         text=True,
         **{**pipes, **settings},

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import CodeType, FrameType
 
 import pytest
 import redis
 
+from limiter.cli.hold import Running
 from service.demo.servers import HOST, Server
 from tests.cli.support import run, start
 from tests.e2e.support import until
 from tests.service.support import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+#: Files of functions that use locks, connections and threads, or have finalizers.
+RISKY = re.compile(r"/limiter/|/redis/|/threading\.py")
 
 #: A shell that prints each signal that it gets, and ends when the file $1 is removed.
 LISTENS = """
@@ -196,6 +202,58 @@ def test_a_signal_while_waiting_ends_it(held: Held, number: int, tmp_path: Path)
     held.finish()
     assert held.leases() == 0
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_signal_in_any_function_ends_it(store: str, subject: str, tmp_path: Path) -> None:
+    """Also in finalizers and under locks: no command was run, and no lease is held."""
+    line = f"hold --store {store} 1 {subject} -- touch {tmp_path / 'ran'}"
+    interrupted: set[CodeType] = set()
+    while True:
+        with signal_in_another_function(interrupted) as sent:
+            done = run(line)
+        if not sent:
+            break
+        assert (done.exit_code, done.output) == (128 + signal.SIGTERM, ""), sent
+        assert leases(store, subject) == 0
+    assert (done.exit_code, done.output) == (0, "")
+    # Else the test would no longer reach what it is about.
+    assert {"__del__", "start", "_take_flow"} <= {code.co_name for code in interrupted}
+
+
+@contextmanager
+def signal_in_another_function(interrupted: set[CodeType]) -> Iterator[list[CodeType]]:
+    """Send SIGTERM when ``limiter hold`` calls the next function that is not ``interrupted``."""
+    sent: list[CodeType] = []
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if (
+            event == "call"
+            and not sent
+            and code not in interrupted
+            and RISKY.search(code.co_filename)
+        ):
+            sent.append(code)
+            interrupted.add(code)
+            signal.raise_signal(signal.SIGTERM)
+
+    def enter(running: Running) -> Running:
+        entered(running)
+        sys.setprofile(profile)
+        return running
+
+    def go_on(running: Running) -> int:
+        sys.setprofile(None)
+        return ran(running)
+
+    entered, ran = Running.__enter__, Running.run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Running, "__enter__", enter)
+        patch.setattr(Running, "run", go_on)
+        try:
+            yield sent
+        finally:
+            sys.setprofile(None)
 
 
 def _catches(pid: int, number: int) -> bool:

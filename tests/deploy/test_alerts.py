@@ -68,7 +68,7 @@ def test_the_alerts_ask_for_metrics_that_exist(metrics: str) -> None:
         assert not missing(rule["expr"], series), rule["alert"]
 
 
-def test_the_service_s_metrics_are_named_as_prometheus_wants(metrics: str, tmp_path: Path) -> None:
+def test_the_service_s_metrics_are_named_as_prometheus_wants(metrics: str) -> None:
     """The command reads standard input, and names each metric that breaks a convention."""
     done = subprocess.run(
         [program("promtool", "promtool"), "check", "metrics"],

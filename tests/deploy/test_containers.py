@@ -232,7 +232,7 @@ def test_a_pod_starts_takes_new_policies_and_drains(
         assert service.process.process.wait(spec["terminationGracePeriodSeconds"]) == 0
 
 
-def test_a_pod_with_a_wrong_variable_ends_with_one_line(image: Image, tmp_path: Path) -> None:
+def test_a_pod_with_a_wrong_variable_ends_with_one_line(image: Image) -> None:
     words = contained([*command("ENTRYPOINT"), *command("CMD")], last("USER"), {"/tmp": "16m"})  # noqa: S108
     done = subprocess.run(
         words,

@@ -93,6 +93,7 @@ def notified(tmp_path: Path) -> Iterator[socket.socket]:
 def test_it_starts_reloads_and_stops_as_systemd_does(
     tmp_path: Path, notified: socket.socket, store: str
 ) -> None:
+    program("kill", "procps")  # ExecReload runs it
     policies = tmp_path / "policies.toml"
     policies.write_text('[policies.first]\nlimits = "100/minute"\n')
     given = variables() | {"LIMITER_STORE": store, "LIMITER_POLICIES": str(policies)}

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -105,6 +106,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[Dem
         yield demo
 
 
+@pytest.mark.skipif(shutil.which("ab") is None, reason="ab is not installed")
 def test_the_printed_lines_can_be_pasted_in_order(shared: Demo) -> None:
     """They are pasted into one shell, all at once; the page at the printed address is served."""
     printed = shared.log.partition("Try in another terminal:\n\n")[2].partition("\n\n")[0]
@@ -207,7 +209,7 @@ def test_a_part_that_dies_ends_the_demo_with_the_reason(
     assert demo.left_behind() == []
 
 
-def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
+def test_a_killed_demo_leaves_no_process(tmp_path: Path) -> None:
     with Demo(tmp_path, ONE, "--nodes=1") as demo:
         demo.wait_for("Ready")
         demo.look()

@@ -319,6 +319,6 @@ def test_async_views(make: Make) -> None:
     assert statuses(app, "/a") == [429]
 
 
-def test_a_factory_does_not_call_the_store(store: str, new_subject: Callable[[], str]) -> None:
+def test_a_factory_does_not_call_the_store() -> None:
     """So that it can run before workers are forked."""
     FlaskLimiter(Flask("app"), store=f"redis://{HOST}:{free_port()}/0")

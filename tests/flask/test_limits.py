@@ -255,7 +255,7 @@ def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) 
     assert left == ["98", "48", "0", "68"]
 
 
-def test_a_limiter_is_one_count_for_its_routes_and_for_other_programs(make: Make) -> None:
+def test_a_limiter_is_one_count_for_its_routes_and_for_other_programs() -> None:
     """Its name is in the header fields, and other limits of a route are charged in the same call."""
     limiter = Limiter("3/minute", store="memory://", name="work")
     app = Flask("app", static_folder=None)
@@ -810,7 +810,7 @@ def test_a_limited_function_without_init_app_raises(store: str) -> None:
     assert statuses(app, "/a") == [500]
 
 
-def test_disabled(subject: str) -> None:
+def test_disabled() -> None:
     """No limit, no store."""
     app = Flask("app")
     limits = FlaskLimiter(app, "1/minute", enabled=False)

@@ -97,9 +97,7 @@ def test_equal_calls_at_one_time_are_one(
     assert (left(client), left(client, "requests")) == ([999_910], [99])
 
 
-def test_subjects_in_many_slots_of_a_cluster(
-    make_by_file: Make, cluster: Cluster, loop: asyncio.AbstractEventLoop
-) -> None:
+def test_subjects_in_many_slots_of_a_cluster(make_by_file: Make, cluster: Cluster) -> None:
     client = make_by_file(POLICIES, STORE=cluster.url).client
     keys = [["user", number] for number in range(20)]
 

@@ -9,7 +9,6 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
 
 import pytest
 
@@ -231,7 +230,7 @@ def test_a_child_does_not_hold_its_parents_connections(own: Server, kind: str) -
     in_loop(main(), kind)
 
 
-def test_asyncio_run(own: Server, new_subject: Callable[[], str]) -> None:
+def test_asyncio_run(own: Server) -> None:
     """As users do: one transport, one ``asyncio.run`` after the other, never closed."""
     asker = Asker(own.url)
     for _ in range(3):

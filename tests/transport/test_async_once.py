@@ -235,9 +235,7 @@ def test_flushed_all_the_time(own: Server, kind: str) -> None:
         client.close()
 
 
-def test_closed_while_calls_are_under_way(
-    proxy: Proxy, store: str, subject: str, kind: str
-) -> None:
+def test_closed_while_calls_are_under_way(proxy: Proxy, subject: str, kind: str) -> None:
     """They get their replies; later calls have another connection."""
 
     async def main() -> None:
@@ -396,7 +394,7 @@ def test_a_node_that_has_left_keeps_no_connection(store: str, kind: str) -> None
     in_loop(main(), kind)
 
 
-def test_cancelled_while_it_connects(proxy: Proxy, store: str, subject: str, kind: str) -> None:
+def test_cancelled_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None:
     """Another caller that waits gets the connection; the cancelled call charges nothing."""
 
     async def main() -> None:

@@ -22,14 +22,14 @@ def test_refused(make_any: Maker) -> None:
     port = free_port()
     for store in (f"redis://{HOST}:{port}", f"redis+cluster://{HOST}:{port}"):
         limiter = make_any(store, timeout=TIMEOUT)
-        within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)  # noqa: B023
+        within_deadline(lambda: limiter.hit("u"), TIMEOUT)  # noqa: B023
 
 
 def test_not_accepted(make_any: Maker, deaf: str) -> None:
     """The connection is neither made nor refused."""
     for store in (deaf, deaf.replace("redis:", "redis+cluster:")):
         limiter = make_any(store, timeout=TIMEOUT, connect_timeout=0.5)
-        within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)  # noqa: B023
+        within_deadline(lambda: limiter.hit("u"), TIMEOUT)  # noqa: B023
 
 
 @pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
@@ -38,14 +38,14 @@ def test_accepted_and_never_answered(make_any: Maker, proxy: Proxy, kind: str) -
     proxy.requests = swallow
     store = proxy.url.replace("redis:", f"{kind}:")
     limiter = make_any(store, timeout=TIMEOUT, connect_timeout=0.5)
-    within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)
+    within_deadline(lambda: limiter.hit("u"), TIMEOUT)
 
 
 def test_a_ready_connection_gets_no_answer(make_any: Maker, proxy: Proxy, subject: str) -> None:
     """The call is sent, and silence follows."""
     limiter = make_any(proxy.url, timeout=TIMEOUT).open()
     proxy.replies = swallow
-    within_deadline(limiter, lambda: limiter.hit(subject), TIMEOUT)
+    within_deadline(lambda: limiter.hit(subject), TIMEOUT)
 
 
 def test_a_stopped_server(make_any: Maker, own: Server) -> None:
@@ -54,8 +54,8 @@ def test_a_stopped_server(make_any: Maker, own: Server) -> None:
     fresh = make_any(own.url, timeout=TIMEOUT, connect_timeout=0.5)
     own.pause()
     try:
-        within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)
-        within_deadline(fresh, lambda: fresh.hit("u"), TIMEOUT)
+        within_deadline(lambda: limiter.hit("u"), TIMEOUT)
+        within_deadline(lambda: fresh.hit("u"), TIMEOUT)
     finally:
         own.resume()
 
@@ -80,7 +80,7 @@ def test_a_slow_answer_byte_by_byte(make_limiter: MakeLimiter) -> None:
     """Each byte comes in time, the reply does not: the deadline is for all of it."""
     with dripping(0.02) as server:
         limiter = make_limiter(server.url, timeout=TIMEOUT)
-        within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)
+        within_deadline(lambda: limiter.hit("u"), TIMEOUT)
     with dripping(0.001, bulk(struct.pack("<6d", 1, 9, 0, 0, 0, 1.79e15))) as server:
         limiter = make_limiter(server.url)
         assert [limiter.hit("u").remaining for _ in range(3)] == [9] * 3
@@ -100,7 +100,7 @@ def test_a_slow_answer_too_late(make_any: Maker, proxy: Proxy, subject: str) -> 
     sure = make_any(proxy.url)
     sure.hit(subject, cost=7)
     proxy.replies = delay(0.3)
-    within_deadline(limiter, lambda: limiter.hit(subject, cost=5), TIMEOUT)
+    within_deadline(lambda: limiter.hit(subject, cost=5), TIMEOUT)
     proxy.mend()
     left = sure.peek(subject).remaining
     assert limiter.policies[0].limit - left in (12, 17, 22, 27, 32)  # each try was sent once
@@ -147,7 +147,7 @@ def test_a_stopped_primary_stops_its_own_subjects_only(make_any: Maker, fragile:
     try:
         mine = [key for key in keys if fragile.primary_of(key) is stopped]
         others = [key for key in keys if fragile.primary_of(key) is not stopped]
-        within_deadline(limiter, lambda: limiter.hit(mine[0]), TIMEOUT)
+        within_deadline(lambda: limiter.hit(mine[0]), TIMEOUT)
         for key in others:
             until(lambda: outcome(lambda: limiter.hit(key)) == "allow")  # noqa: B023
     finally:

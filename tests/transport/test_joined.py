@@ -259,7 +259,7 @@ def test_cancelled_before_it_is_sent(store: str, subject: str, kind: str) -> Non
     in_loop(main(), kind)
 
 
-async def held(asker: Asker, proxy: Proxy, calls: Callable[[], list[Any]]) -> list[Any]:
+async def held(proxy: Proxy, calls: Callable[[], list[Any]]) -> list[Any]:
     """Start calls, and hold their one reply back until ``proxy.mend``."""
     loop, arrived, mended = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     mend = proxy.mend
@@ -300,7 +300,7 @@ def test_cancelled_under_way(proxy: Proxy, subject: str, kind: str) -> None:
             ):
                 key = f"{subject}-{callers}"
                 await asker.ask("peek", key)
-                tasks = await held(asker, proxy, lambda: [asker.hit(key) for _ in range(callers)])  # noqa: B023
+                tasks = await held(proxy, lambda: [asker.hit(key) for _ in range(callers)])  # noqa: B023
                 for number in cancelled:
                     tasks[number].cancel()
                 await asyncio.sleep(0)
@@ -323,7 +323,6 @@ def test_each_caller_keeps_its_own_deadline(proxy: Proxy, subject: str, kind: st
             await asker.ask("peek", subject)
             soon_over = time.monotonic() + 0.2
             tasks = await held(
-                asker,
                 proxy,
                 lambda: [
                     asker.hit(subject),
@@ -534,7 +533,7 @@ def test_closed_while_some_are_left(proxy: Proxy, subject: str, kind: str) -> No
         async with Joining(proxy.url, FixedWindow(5, 3600), timeout=20.0) as asker:
             await asker.open()
             await asker.ask("peek", subject)
-            tasks = await held(asker, proxy, lambda: [asker.hit(subject) for _ in range(8)])
+            tasks = await held(proxy, lambda: [asker.hit(subject) for _ in range(8)])
             closing = asyncio.ensure_future(asker.transport.close())
             await asyncio.sleep(0)
             proxy.mend()

@@ -88,7 +88,7 @@ def test_half_a_request(make_any: Maker, proxy: Proxy, store: str, subject: str)
     assert used(make_any(store), subject) == 0
 
 
-def test_byte_by_byte(make_any: Maker, proxy: Proxy, store: str, subject: str) -> None:
+def test_byte_by_byte(make_any: Maker, proxy: Proxy, subject: str) -> None:
     """Replies and requests in pieces of one byte are replies and requests."""
     limiter = make_any(proxy.url).open()
     proxy.piece = 1
@@ -227,7 +227,7 @@ def test_a_call_that_is_interrupted_as_it_connects(
 
 @pytest.mark.parametrize("fault", [cut, swallow], ids=["cut", "silent"])
 def test_a_faulty_connection_is_never_used_again(
-    make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, fault: Hook
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str, fault: Hook
 ) -> None:
     """The next call gets another connection."""
     limiter = make_limiter(proxy.url, timeout=0.2).open()

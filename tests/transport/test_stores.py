@@ -229,7 +229,7 @@ def test_a_tls_handshake_that_stalls(make_any: Maker, tls_server: Server) -> Non
         proxy.replies = swallow
         url = tls_server.url.replace(str(tls_server.port), str(proxy.port))
         limiter = make_any(url, timeout=0.1, connect_timeout=0.5)
-        within_deadline(limiter, lambda: limiter.hit("u"), 0.1)
+        within_deadline(lambda: limiter.hit("u"), 0.1)
 
 
 class PythonParser(redis.Connection):
@@ -303,7 +303,7 @@ def test_the_deadline_holds_with_every_parser(
                 limiter.open()
             limiter.hit(subject)
             proxy.replies = swallow
-            within_deadline(limiter, lambda: limiter.hit(subject), 0.3)  # noqa: B023
+            within_deadline(lambda: limiter.hit(subject), 0.3)  # noqa: B023
             proxy.mend()
         pool.disconnect()
 

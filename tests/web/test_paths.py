@@ -187,10 +187,13 @@ PIECES = [
 @example(["5", "%2F", "x"], "/orders/")
 @example(["%FF"], "/orders")
 @example(["Orders"], "/")
+@example(["5"], "/orders/")
 @example(["/orders/.."], "/")  # Werkzeug drops the first slash, and resolves nothing
 @example(["%FF", "/", "orders", "%EF%BF%BD"], "/orders")
 @example(["\\", "5", ";"], "/orders")  # Node's URL has a slash here, and keeps the semicolon
 @example(["5", "\\", "x", ";"], "/orders/")  # Tomcat keeps the backslash, and removes the semicolon
+@example(["\\", "5", "%5C"], "/orders")  # Node's URL has no slash for an escaped backslash
+@example(["%2F", "5", ";", "%2F", "x"], "/orders")  # Tomcat removes parameters before it decodes
 def test_a_limit_holds_for_what_a_router_serves(pieces: list[str], start: str) -> None:
     """The limit applies for each router and each end of the path, with the same part or with none."""
     target = start + "".join(pieces)
@@ -204,6 +207,8 @@ def test_a_limit_holds_for_what_a_router_serves(pieces: list[str], start: str) -
         for match, ids in ((ORDERS, found), (replace(ORDERS, ignore_case=True), loosely)):
             parts = match.parts(sent(target))
             assert not ids or parts is not None, target
-            assert all((parts or {}).get("id") in (None, one) for one in ids), target
+            counted = (parts or {}).get("id")
+            # None is no id, or that of a number, which has several spellings (such as 5 and 05).
+            assert counted is None or all(one in (None, counted) for one in ids), target
     except Ambiguous:
         return  # a 400
