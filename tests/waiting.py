@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Answer = TypeVar("Answer")
 
 #: Longer than anything takes on a busy machine; a true condition ends the wait earlier.
 PATIENCE = 30.0
+#: Seconds for which a busy machine stalls, at times.
+STALL = 2.0
 #: Seconds for a decision where the test means no timeout: a busy machine stalls for two.
 TIMEOUT = 5.0
 _PAUSE = 0.01
@@ -30,6 +32,21 @@ def until(
         assert time.monotonic() < deadline, what()
         time.sleep(_PAUSE)  # no event signals it: look again
     return answer
+
+
+def until_renewed(limiter: Any, subject: Any, cost: int = 1) -> None:
+    """Wait until the lease that leaves no room for ``cost`` ends later than before.
+
+    A lease of three seconds is renewed after one, and bears a stall of two.
+    """
+
+    def end() -> float:
+        decision = limiter.peek(subject, cost)
+        assert not decision.allowed, "it has ended"
+        return float(decision.decided_at + decision.retry_after)
+
+    first = end()
+    until(lambda: end() > first + 0.1, what=lambda: "it is not renewed")
 
 
 async def soon(

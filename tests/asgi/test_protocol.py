@@ -266,7 +266,7 @@ async def test_a_missing_reply_leaves_no_lease() -> None:
 
 @in_a_loop
 async def test_a_client_that_reads_slowly_does_not_hold_its_lease() -> None:
-    limiter = AsyncLimiter(Concurrency(1, lease=0.2, max_hold=0.2), store=MEMORY)
+    limiter = AsyncLimiter(Concurrency(1, lease=2, max_hold=2), store=MEMORY)
     reads = asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:

@@ -28,7 +28,7 @@ from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 from tests.proxy import Proxy, cut, swallow
-from tests.transport.support import until
+from tests.waiting import STALL, until, until_renewed
 
 LIMITS: list[Policy] = [SlidingLog(20, 60), TokenBucket(40, 60)]
 LEASES: list[Policy] = [Concurrency(10, lease=60), SlidingLog(20, 60)]
@@ -197,9 +197,9 @@ def test_local_leases(make_on: Make, proxy: Proxy, subject: str) -> None:
 def test_local_leases_are_renewed(make_on: Make, proxy: Proxy, subject: str) -> None:
     """They are renewed beyond their length, as leases of the store are."""
     proxy.requests = cut
-    limiter = make_on(proxy.url, Concurrency(1, lease=1), on_error="local")
+    limiter = make_on(proxy.url, Concurrency(1, lease=3), on_error="local")
     with limiter.hold(subject) as lease:
-        time.sleep(1.2)  # it has to outlive its length
+        until_renewed(limiter, subject)
         assert not limiter.peek(subject)
         assert not lease.lost
     assert limiter.peek(subject)
@@ -349,7 +349,7 @@ def test_redis_decides_again(make_on: Make, own: Server, subject: str, on_error:
     own.restart()
     began = time.monotonic()
     until(lambda: not limiter.peek(subject).degraded)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 3.0 + STALL
     with limiter.hold(subject) as another:
         assert not another.decision.degraded
         lease.release()

@@ -246,9 +246,9 @@ def decides(limiter: Any, subject: str) -> bool:
 
 def test_a_lost_refund(make_on: Make, behind: Behind) -> None:
     """It is counted; until the charge expires, it denies too much and admits nothing too much."""
-    limiter, (a, b) = make_on(behind.url, SlidingLog(3, 2)), behind.subjects
+    limiter, (a, b) = make_on(behind.url, SlidingLog(3, 60)), behind.subjects
+    set_time(limiter, NOW_US)
     limiter.hit(b, 3)
-    began = time.monotonic()
     proxy = behind.proxies[0]
 
     def only_once(data: bytes) -> bytes:
@@ -262,19 +262,19 @@ def test_a_lost_refund(make_on: Make, behind: Behind) -> None:
     assert (taken.granted, denied.allowed) == (3, False)
     assert limiter.unsettled == 1
     until(lambda: decides(limiter, a))
-    if time.monotonic() - began < 1.9:
-        assert limiter.peek(a).remaining == 0
-    until(lambda: limiter.peek(a).remaining == 3, 5)
+    assert limiter.peek(a).remaining == 0
+    set_time(limiter, NOW_US + 60_000_000)
+    assert limiter.peek(a).remaining == 3
 
 
 def test_one_deadline_for_all_of_it(make_on: Make, behind: Behind) -> None:
     """If a node does not answer, the whole call takes no longer than one, refunds included."""
-    timeout = 0.3
+    timeout = 0.6
     limiter = make_on(behind.url, SlidingLog(10, 60), timeout=timeout)
     sure, (a, b) = make_on(behind.url, SlidingLog(10, 60)), behind.subjects
     until(lambda: decides(limiter, a) and decides(limiter, b))
-    took = []
-    for _ in range(3):  # a busy machine may take long once
+    took = [60.0]
+    while min(took) > 1.25 * timeout + 0.010 and len(took) < 9:  # a busy machine may take long
         behind.proxies[1].requests = swallow
         began = time.monotonic()
         with pytest.raises(StoreUnavailable):

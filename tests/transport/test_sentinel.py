@@ -17,8 +17,7 @@ from limiter.transport.store import ASYNC, SYNC, Address, masked, read_store
 from service.demo.servers import HOST, Certificates, Server, Watched
 from tests.transport.conftest import MakeLimiter, Maker
 from tests.transport.support import PLENTY, decides_within, scripts_run
-from tests.transport.test_moves import STALL
-from tests.waiting import until
+from tests.waiting import STALL, until
 
 #: Seconds after the sentinels name a new primary; for a machine that is not busy.
 GOAL = 0.5
@@ -121,7 +120,7 @@ def test_a_primary_that_dies(both: list[Maker], watched: Watched) -> None:
     old.kill()
     until(lambda: watched.primary is not old)
     for limiter in limiters:
-        decides_within(limiter, "u", GOAL + STALL)
+        decides_within(limiter, "u", GOAL)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def test_a_server_that_is_back_is_soon_connected(make_any: Maker, own: Server) -
     while time.monotonic() - began < 4 * FIRST_PAUSE + 2 * MOST_PAUSE:
         assert outcome(lambda: limiter.hit("u")) == "StoreUnavailable"
     own.restart()
-    decides_within(limiter, "u", MOST_PAUSE + 2.0)
+    decides_within(limiter, "u", MOST_PAUSE)
 
 
 @both

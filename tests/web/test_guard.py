@@ -444,12 +444,12 @@ def test_the_shortest_time_out_counts(guard: AnyGuard, store: str) -> None:
                 "50/s",
                 {"on_error": "allow", "timeout": 0.1, "identity": identity("api-key")},
             ),
-            timeout=1.0,
+            timeout=1.8,
         )
         guard.of([replace(rule, unidentified="skip") for rule in guard.current.rules])
         assert guard.enter(request(x_api_key="k")).status == 200
         between.replies = proxy.swallow
-        for incoming, least, most in (request(x_api_key="k"), 0.1, 0.5), (request(), 0.5, 3.0):
+        for incoming, least, most in (request(x_api_key="k"), 0.1, 1.7), (request(), 1.7, 30.0):
             began = monotonic()
             verdict = guard.enter(incoming)
             assert least <= monotonic() - began < most

@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ from limiter import Concurrency, Limiter, StoreUnavailable
 from limiter.testing import StoreCall, intercept
 from limiter.web import Match, Rule, pattern
 from limiter.wsgi import LimiterMiddleware
-from tests.waiting import until
+from tests.waiting import until, until_renewed
 from tests.wsgi.support import CALLER, Answer, ask, begin, environ
 
 MEMORY = "memory://"
@@ -227,10 +226,10 @@ def test_a_lease_is_renewed_for_as_long_as_the_response_lasts(
     store: str, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    limiter = Limiter([Concurrency(1, lease=1)], store=store, prefix=subject, timeout=5)
+    limiter = Limiter([Concurrency(1, lease=3)], store=store, prefix=subject, timeout=5)
     app = LimiterMiddleware(stream, limiter)
     answer = begin(app)
-    time.sleep(1.3)  # longer than a lease lasts without a renewal
+    until_renewed(limiter, CALLER)
 
     assert limiter.peek(CALLER).remaining == 0
     answer.body.close()  # type: ignore[attr-defined]
@@ -241,7 +240,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_response_lasts(
 
 def test_a_client_that_reads_slowly_does_not_hold_its_lease() -> None:
     """Another client gets the lease; the slow one still gets its response."""
-    with Limiter(Concurrency(1, lease=0.2, max_hold=0.2), store=MEMORY) as limiter:
+    with Limiter(Concurrency(1, lease=2, max_hold=2), store=MEMORY) as limiter:
         app = LimiterMiddleware(stream, limiter)
         slow = begin(app)
         assert ask(app).code == 429
