@@ -34,16 +34,19 @@ help:
 	@echo "make venv       .venv with what all of these need"
 	@echo "make lock       write the lock files anew from setup.cfg; LOCK=--upgrade takes newer versions"
 	@echo "make audit      look for known vulnerabilities of the locked packages"
-	@echo "make release    a source distribution, a wheel and an SBOM, in dist/"
+	@echo "make release    a source distribution, a wheel and an SBOM, in dist/;"
+	@echo "                REPOSITORY=https://... for links, if it is not the git remote \"origin\""
 	@echo "LOCKED=1        beside a target: install the versions of requirements.lock, as CI does;"
 	@echo "                from Python 3.11 on"
 
+# Some packages of the lock file need Python 3.11.
+MINOR := $(if $(LOCKED),11,10)
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, $(MINOR)))
 # One stamp for each set of extras: a demo needs no test tools.
 $(VENV)/.%: $(REQUIREMENTS) $(if $(LOCKED),requirements.lock)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo "slotgate needs Python 3.10 or later: make $* PYTHON=python3.12, say" >&2; exit 1; }
-	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
-	  $(PYTHON) -m venv --clear $(VENV)
+	@$(PYTHON) -c '$(IS_NEW_ENOUGH)' || { echo "$(if $(LOCKED),LOCKED=1,slotgate) needs Python 3.$(MINOR) or later:" \
+	  "make $*$(if $(LOCKED), LOCKED=1) PYTHON=python3.12, say" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip; $(IS_NEW_ENOUGH)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing what 'make $*' needs into $(VENV), once; this takes a minute or more ..."
 ifdef LOCKED
 	@$(PIP) install --require-hashes --no-deps --only-binary :all: -r requirements.lock
@@ -124,11 +127,9 @@ audit: $(VENV)/.release
 	$(BIN)/python -m pip_audit --strict --disable-pip --require-hashes -r requirements.lock || \
 	  { echo "make audit: a package above is vulnerable, or the database of PyPI did not answer" >&2; exit 1; }
 
-# Without isolation, the locked setuptools builds it, and not the newest one of that day.
+# The address of the repository, for links: REPOSITORY=https://..., or the git remote "origin".
 release: $(VENV)/.release
-	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist
-	$(BIN)/python deploy/sbom.py dist
+	$(BIN)/python deploy/release.py dist
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

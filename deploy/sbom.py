@@ -91,7 +91,12 @@ def bill(text: str) -> str:
     return written
 
 
+def write(folder: Path) -> Path:
+    """Write the bill of the image's packages into a folder; return its path."""
+    path = folder / f"{NAME}-{VERSION}.cdx.json"
+    path.write_text(bill((DEPLOY / "requirements.lock").read_text()))
+    return path
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1]) / f"{NAME}-{VERSION}.cdx.json"
-    target.write_text(bill((DEPLOY / "requirements.lock").read_text()))
-    print(target)
+    print(write(Path(sys.argv[1])))

@@ -109,7 +109,7 @@ def test_its_label_is_the_version_of_the_package() -> None:
     assert labels["org.opencontainers.image.version"] == __version__
     assert set(labels) >= {f"org.opencontainers.image.{name}" for name in ("title", "licenses")}
     for page in ("README.md", "Dockerfile"):
-        tags = re.findall(r"slotgate:([\d.]+)", (DEPLOY / page).read_text())
+        tags = re.findall(r"slotgate:([\w.]+)", (DEPLOY / page).read_text())
         assert set(tags) == {__version__}
 
 

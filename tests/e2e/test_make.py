@@ -63,6 +63,26 @@ def test_an_installation_shows_how_far_it_is(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "python -m service.demo --port 9001"
 
 
+@pytest.mark.parametrize(
+    ("locked", "expected"),
+    [
+        ("", "slotgate needs Python 3.10 or later: make demo PYTHON=python3.12, say"),
+        ("1", "LOCKED=1 needs Python 3.11 or later: make demo LOCKED=1 PYTHON=python3.12, say"),
+    ],
+)
+def test_an_older_python_is_refused_before_anything_is_made(
+    tmp_path: Path, locked: str, expected: str
+) -> None:
+    """An interpreter just too old: one that fails for each version it is not."""
+    is_old = f'case "$2" in *"(3, {11 if locked else 10})"*) exit 1;; esac'
+    script(tmp_path / "python3", is_old)
+    done = make(tmp_path, "demo", PYTHON=f"{tmp_path}/python3", LOCKED=locked)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == expected
+    assert not (tmp_path / "venv").exists()
+
+
 def test_an_environment_that_was_left_without_pip_is_made_anew(tmp_path: Path) -> None:
     """Debian's Python without python3-venv leaves such a one, and says which package is missing."""
     script(tmp_path / "venv/bin/python", 'case "$*" in *"import pip"*) exit 1;; esac')
