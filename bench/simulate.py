@@ -218,7 +218,7 @@ def _written(folder: Path, name: str, count: int) -> str:
 def _microseconds(path: str, file: PolicyFile, count: int) -> float:
     """Return the processor time of a line."""
     fields = needed(file)
-    replay, counts = Replay(file, (), fields), Counts()
+    replay, counts = Replay(file), Counts()
     began = time.process_time()
     replay.run(Reading(fields).entries([path], counts))
     took = time.process_time() - began

@@ -102,9 +102,10 @@ def simulate(
 ) -> None:
     """Replay access logs through policies, and say what these would have denied.
 
-    Each LOG is a file, also compressed by gzip, or - for standard input. Formats: combined (nginx, Apache),
-    traefik, envoy and caddy (their JSON), csv with named columns, and json (objects with time, method,
-    host, path, address, headers and status). POLICIES is a policy file; with --limits there is none.
+    Each LOG is a file, also compressed by gzip, bzip2 or xz, or - for standard input. Formats: combined
+    (nginx, Apache), traefik, envoy and caddy (their JSON), csv with named columns, and json (objects with
+    time, method, host, path, address, headers and status). POLICIES is a policy file; with --limits there
+    is none.
 
     --html and --png need the extra slotgate[simulate]. A second look at the requests, for --suggest, --html
     and --png, takes place in a temporary file.
@@ -169,7 +170,7 @@ def simulate(
     observed = Observed(file) if share or html or png else None
     if observed is not None:
         click.get_current_context().call_on_close(observed.close)
-    replay = Replay(file, trusted, fields, None if observed is None else observed.add)
+    replay = Replay(file, trusted, None if observed is None else observed.add)
     is_interrupted = False
     try:
         with _progress(paths) as advance:

@@ -5,7 +5,7 @@ The rules are those of the service. Requests that look the same to all rules sha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from limiter.plan import Plan
 from limiter.policies import Policy
 from limiter.policyfile.reading import PolicyFile
 from limiter.simulate.entry import Entry
+from limiter.simulate.states import States
 from limiter.web import limiter_calls
 from limiter.web.guard import Guard
 from limiter.web.identity import Ambiguous, Network, Unidentified, is_trusted
@@ -27,42 +28,58 @@ from limiter.web.rules import Check, Rule
 _MOST_KEPT = 50_000
 
 
-class Applied(NamedTuple):
-    """A rule that applies to a request."""
+class Charge(NamedTuple):
+    """A rule that applies to requests, without its subject."""
 
     rule: int
     """The place of the rule."""
-    subject: Key
     cost: int
-    blocks: range
-    """The places of its blocks in the call."""
     limits: tuple[Policy, ...]
     """The limits of the subject: the rule's own, or those of its plan, override or class."""
+    blocks: range
+    """The places of its blocks in the call."""
 
 
-class Found:
-    """The checks of a request.
+class Place(NamedTuple):
+    """Where the state of a block is."""
 
-    Attributes:
-        applied: The rules that apply, in the order of the file.
-        template: The call that decides all of them.
-        is_single: Whether the call has one block, and no rule is missing.
-        unidentified: The places of the rules for which the request has no usable key.
-        too_large: The places of the rules whose limits never admit the cost.
-        is_refused: Whether the request is refused, whatever the limits have counted.
+    charge: int
+    """The place of its charge, which is also that of its subject."""
+    states: States
+    policy: Policy
 
-    """
 
-    __slots__ = ("applied", "is_refused", "is_single", "template", "too_large", "unidentified")
+class Checks(NamedTuple):
+    """The checks of all requests to which the same rules apply at the same costs."""
 
-    applied: tuple[Applied, ...]
+    charges: tuple[Charge, ...]
+    """The rules that apply, in the order of the file."""
     template: CallTemplate
+    """The call that decides all of them."""
+    places: tuple[Place, ...]
+    """One for each block of the call."""
+    unidentified: tuple[int, ...]
+    """The places of the rules for which the requests have no usable key."""
+    too_large: tuple[int, ...]
+    """The places of the rules whose limits never admit the cost."""
+    is_refused: bool
+    """Whether the requests are refused, whatever the limits have counted."""
     is_single: bool
+    """Whether the call has one block, and no rule is missing."""
 
-    def __init__(self) -> None:
-        self.unidentified: tuple[int, ...] = ()
-        self.too_large: tuple[int, ...] = ()
-        self.is_refused = False
+
+class _Prepared(NamedTuple):
+    """What is known of a rule's checks at one cost and with the same limits."""
+
+    rule: int
+    cost: int
+    limits: tuple[Policy, ...]
+    """Those that count units; perhaps none."""
+    blocks: tuple[Block, ...]
+
+
+#: The checks of a request, and the subject of each charge.
+Found = tuple[Checks, tuple[Key, ...]]
 
 
 def plan_of_rates(rule: Rule) -> Plan | None:
@@ -71,12 +88,14 @@ def plan_of_rates(rule: Rule) -> Plan | None:
 
 
 class Finder:
-    """Finds the checks of requests by the rules of a policy file; ``needed`` are the fields they read."""
+    """Finds the checks of requests by the rules of a policy file; ``states`` are those of each rule."""
 
-    def __init__(self, file: PolicyFile, trusted: Sequence[Network], needed: Sequence[str]) -> None:
+    def __init__(
+        self, file: PolicyFile, trusted: Sequence[Network], states: Sequence[Sequence[States]]
+    ) -> None:
         self.rules = [named.rule for named in file.policies.values()]
+        self._states = states
         self._guard = Guard(self.rules, trusted, address_from=file.address_from)
-        self._needed = tuple(needed)
         #: The needed fields that a request had.
         self.seen: set[str] = set()
         #: Whether a trusted proxy has reported the address of a client.
@@ -86,43 +105,59 @@ class Finder:
         self._by_host = any(rule.match.hosts for rule in self.rules) or any(
             "host" in ([key] if isinstance(key, str) else key) for key in keys
         )
-        self._numbers = count()
+        usual = Request("", "", "/", {}, None, address_from=file.address_from)
+        self._usual = usual.__dict__
+        self._numbers = count(1)
         #: What the rules see of a method, host and path, as a number; equal for all that they see alike.
         self._views: dict[Any, int | None] = {}
         self._number_of: dict[Any, int] = {}
         self._found: dict[Any, Found] = {}
-        #: By rule, cost and limits: the limits that count units, and their blocks.
-        self._blocks: dict[Any, tuple[tuple[Policy, ...], tuple[Block, ...]]] = {}
-        self._templates: dict[Any, CallTemplate] = {}
+        #: By rule, cost and limits.
+        self._prepared: dict[Any, _Prepared] = {}
+        self._checks: dict[Any, Checks] = {}
 
     def find(self, entry: Entry) -> Found:
-        """Return the checks of an entry's request."""
+        """Return the checks of an entry's request, and their subjects."""
         _, method, host, target, address, headers, _ = entry
         name: Any = method
         if self._by_path:
             name = method, host, target.partition("?")[0]
         elif self._by_host:
             name = method, host
-        view = self._views.get(name, -1)
-        if view == -1:
-            view = self._view(name, entry)
+        request = None
+        view = self._views.get(name, 0)
+        if view == 0:
+            request = self._request(entry)
+            view = self._view(name, request)
         if view is None:
-            return self._find(_request(entry))
-        known: Any = view, address
-        if headers:
-            known = view, address, *[headers.get(field) for field in self._needed]
+            return self._find(request or self._request(entry))
+        known: Any = (view, address, *headers.items()) if headers else (view, address)
         found = self._found.get(known)
         if found is None:
             _bound(self._found)
-            self._note(address, headers)
-            found = self._found[known] = self._find(_request(entry))
+            self._note(entry)
+            found = self._found[known] = self._find(request or self._request(entry))
         return found
 
-    def _view(self, name: Any, entry: Entry) -> int | None:
+    def _request(self, entry: Entry) -> Request:
+        """Make the request of an entry, with the parts that a rule reads."""
+        request = object.__new__(Request)  # __init__ takes longer than all the rest
+        request.__dict__.update(
+            self._usual,
+            method=entry.method.upper(),
+            headers=entry.headers,
+            peer=entry.address or None,
+        )
+        if self._by_path:
+            request.__dict__.update(path=path_of_target(entry.target), target=entry.target)
+        if self._by_host:
+            request.__dict__["host"] = bare_host(entry.host) if entry.host else ""
+        return request
+
+    def _view(self, name: Any, request: Request) -> int | None:
         """Return the number of what the rules see of a request; None if it must be found each time."""
         view: Any = None
-        if entry.method != "OPTIONS":  # whether it is a preflight depends on other fields
-            request = _request(entry)
+        if request.method != "OPTIONS":  # whether it is a preflight depends on other fields
             try:
                 view = (
                     request.host if self._by_host else "",
@@ -140,44 +175,45 @@ class Finder:
         number = self._views[name] = self._number_of[view]
         return number
 
-    def _note(self, address: str, headers: Mapping[str, str]) -> None:
+    def _note(self, entry: Entry) -> None:
         """Remember which fields the log has."""
-        self.seen.update(headers)
-        if not self.has_proxy and self._guard.address_from in headers:
-            self.has_proxy = is_trusted(address, self._guard.trusted)
+        if entry.headers:
+            self.seen.update(entry.headers)
+            if not self.has_proxy and self._guard.address_from in entry.headers:
+                self.has_proxy = is_trusted(entry.address, self._guard.trusted)
 
     def _find(self, request: Request) -> Found:
-        found = Found()
-        applied: list[Applied] = []
+        consider, prepared = self._guard.consider, self._prepared
         names: list[Any] = []
-        blocks: list[Block] = []
+        applied: list[_Prepared] = []
+        subjects: list[Key] = []
+        unidentified: tuple[int, ...] = ()
+        too_large: tuple[int, ...] = ()
+        is_refused = False
         for place, rule in enumerate(self.rules):
             try:
-                check = self._guard.consider(request, rule)
+                check = consider(request, rule)
                 if isinstance(check, Check):
-                    name = place, check.cost, check.limits
-                    limits, own = self._blocks.get(name) or self._prepare(name, check)
-                    if own:
+                    _, subject, cost, limits, *_ = check
+                    name = place, cost, limits
+                    own = prepared.get(name) or self._prepare(name, check)
+                    if own.blocks:
                         names.append(name)
-                        places = range(len(blocks), len(blocks) + len(own))
-                        blocks += own
-                        applied.append(Applied(place, check.key, check.cost, places, limits))
+                        applied.append(own)
+                        subjects.append(subject)
             except Ambiguous:
-                found.unidentified += (place,)
-                found.is_refused |= not rule.shadow
+                unidentified += (place,)
+                is_refused |= not rule.shadow
             except Unidentified:
-                found.unidentified += (place,)
+                unidentified += (place,)
             except InvalidCost:
-                found.too_large += (place,)
-                found.is_refused |= not rule.shadow
-        found.applied = tuple(applied)
-        found.template = self._template(tuple(names), blocks)
-        is_whole = not (found.unidentified or found.too_large)
-        found.is_single = is_whole and len(blocks) == 1
-        return found
+                too_large += (place,)
+                is_refused |= not rule.shadow
+        known = tuple(names), unidentified, too_large, is_refused
+        return self._checks.get(known) or self._join(applied, *known), tuple(subjects)
 
-    def _prepare(self, name: Any, check: Check) -> tuple[tuple[Policy, ...], tuple[Block, ...]]:
-        """Return the limits of a check that count units, and their blocks; both may be empty.
+    def _prepare(self, name: Any, check: Check) -> _Prepared:
+        """Prepare a check.
 
         Raises:
             InvalidCost: The cost is more than the limits ever admit at once.
@@ -192,17 +228,39 @@ class Finder:
             pairs = zip(costs, part.plan.policies, strict=True)
             rates = tuple(cost for cost, policy in pairs if not policy.leases)
             limits, blocks = plan.policies, plan.blocks(rates, 0, "", part.shadow)
-        _bound(self._blocks)
-        self._blocks[name] = limits, blocks
-        return limits, blocks
+        _bound(self._prepared)
+        prepared = self._prepared[name] = _Prepared(name[0], check.cost, limits, blocks)
+        return prepared
 
-    def _template(self, names: tuple[Any, ...], blocks: Sequence[Block]) -> CallTemplate:
-        """Return the call of these blocks, by their names."""
-        template = self._templates.get(names)
-        if template is None:
-            _bound(self._templates)
-            template = self._templates[names] = CallTemplate("hit", 0, 0, tuple(blocks))
-        return template
+    def _join(
+        self,
+        applied: Sequence[_Prepared],
+        names: tuple[Any, ...],
+        unidentified: tuple[int, ...],
+        too_large: tuple[int, ...],
+        is_refused: bool,
+    ) -> Checks:
+        """Return the checks of the rules that apply."""
+        charges: list[Charge] = []
+        blocks: list[Block] = []
+        places: list[Place] = []
+        for number, (rule, cost, limits, own) in enumerate(applied):
+            charges.append(Charge(rule, cost, limits, range(len(blocks), len(blocks) + len(own))))
+            blocks += own
+            places += [Place(number, self._states[rule][each.key], each.policy) for each in own]
+        template = CallTemplate("hit", 0, 0, tuple(blocks))
+        is_single = len(blocks) == 1 and not (unidentified or too_large)
+        _bound(self._checks)
+        checks = self._checks[names, unidentified, too_large, is_refused] = Checks(
+            tuple(charges),
+            template,
+            tuple(places),
+            unidentified,
+            too_large,
+            is_refused,
+            is_single,
+        )
+        return checks
 
 
 def _bound(kept: dict[Any, Any]) -> None:
@@ -221,15 +279,3 @@ def _view(rule: Rule, request: Request) -> Any:
         for path in request.readings
     )
     return is_exempt, tuple(parts.items())
-
-
-def _request(entry: Entry) -> Request:
-    """Make the request of an entry."""
-    return Request(
-        entry.method.upper(),
-        bare_host(entry.host) if entry.host else "",
-        path_of_target(entry.target),
-        entry.headers,
-        entry.address or None,
-        target=entry.target,
-    )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import errno
-import gzip
 import io
 import os
 import sys
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import merge
-from itertools import islice
+from importlib import import_module
+from itertools import islice, pairwise
 from operator import itemgetter
 from typing import Any, BinaryIO
 
@@ -35,6 +34,8 @@ STANDARD_INPUT = "-"
 
 #: Lines that are read at once, and whose entries are sorted at once.
 _AT_ONCE = 2**12
+#: An entry that is farther ahead of those before it may have a wrong time.
+_JUMP_US = 60_000_000
 #: The lines from which a format is recognised.
 _FIRST = 100
 #: The unreadable lines that are shown, and how many characters of each.
@@ -52,16 +53,19 @@ _WRONG = (
 )
 #: How a text may begin that a program of Windows wrote.
 _MARK = "\ufeff"
-#: How a file begins that gzip has compressed.
-_GZIP = b"\x1f\x8b"
-#: What is raised at the end of a file that was cut, or is damaged.
-_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+#: How a compressed file begins, and the module that reads it. Not every Python has all of these.
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bz2",
+    b"\xfd7zXZ\x00": "lzma",
+    b"\x28\xb5\x2f\xfd": "compression.zstd",
+}
 
 _by_time = itemgetter(0)
 
 
 class UnknownFormat(LimiterError):
-    """No format fits the lines of a log."""
+    """No format fits the lines of a log, or its compression."""
 
 
 @dataclass
@@ -72,7 +76,8 @@ class Counts:
         lines: The lines of all logs.
         unreadable: Those that are no entries.
         examples: The first of these, each with its place.
-        late: The entries that were left out, since they are further out of order than the tolerance.
+        late: The entries that were left out, since they are further out of order than the tolerance, or
+            far ahead of the others.
         numbered: The entries of a proxy that numbers its requests.
 
     """
@@ -110,7 +115,7 @@ class Reading:
     def entries(self, paths: Sequence[str], counts: Counts) -> Iterator[Entry]:
         """Yield the entries of logs, the earliest first; ``counts`` says what was read until then.
 
-        A path may be ``-``, for standard input. Logs may be compressed by gzip.
+        A path may be ``-``, for standard input. Logs may be compressed.
 
         Raises:
             OSError: A log cannot be read.
@@ -124,32 +129,37 @@ class Reading:
             yield from logs[0] if len(logs) == 1 else merge(*logs, key=_by_time)
 
     def _in_order(self, log: _Log, counts: Counts) -> Iterator[Entry]:
-        """Yield the entries of one log; those within the tolerance of the newest one wait."""
+        """Yield the entries of one log; those within the tolerance of the newest one wait.
+
+        An entry far ahead of those before it counts only if the next one agrees. Otherwise one wrong time
+        would make all others late.
+        """
+        tolerance_us = self.tolerance_us
+        jump_us = max(tolerance_us, _JUMP_US)
         newest_us = 0
         waiting: list[Entry] = []
+        last: list[Entry] = []  # waits for its next one
         read: Reader | None = None
-        while lines := log.read():
+        while (lines := log.read()) or last:
             if read is None:
                 lines[0] = lines[0].removeprefix(_MARK)
                 read = self._reader(log, lines, counts)
+            found = last + (log.entries(lines, read) if lines else last)
+            last = found[-1:] if lines else []
             entries = waiting
-            for line in lines:
-                try:
-                    entry = read(line)
-                except _WRONG as error:
-                    log.add_unreadable(line, error)
-                    continue
-                finally:
-                    log.number += 1
+            for entry, following in pairwise(found):
                 time_us = entry[0]
                 if time_us > newest_us:
+                    if time_us > newest_us + jump_us and time_us > following[0] + jump_us:
+                        counts.late += 1
+                        continue
                     newest_us = time_us
-                elif time_us < newest_us - self.tolerance_us:
+                elif time_us < newest_us - tolerance_us:
                     counts.late += 1
                     continue
                 entries.append(entry)
             entries.sort(key=_by_time)
-            end = bisect_right(entries, newest_us - self.tolerance_us, key=_by_time)
+            end = bisect_right(entries, newest_us - tolerance_us, key=_by_time)
             waiting = entries[end:]
             del entries[end:]
             yield from entries
@@ -185,13 +195,12 @@ class _Log:
 
     def __init__(self, path: str, file: BinaryIO, counts: Counts) -> None:
         self.name = "standard input" if path == STANDARD_INPUT else path
-        #: The number of the line that is read.
+        #: The number of the next line.
         self.number = 1
         self._file, self._counts, self._place = file, counts, 0
         self._is_damaged = False
         buffer: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
-        is_gzip = buffer.peek(2)[:2] == _GZIP
-        stream: Any = gzip.GzipFile(fileobj=buffer) if is_gzip else buffer
+        stream = _decompressed(self.name, buffer)
         self._text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
 
     def read(self) -> list[str]:
@@ -200,17 +209,16 @@ class _Log:
         if self._is_damaged:
             return lines
         try:
-            lines.extend(
-                islice(self._text, _AT_ONCE)
-            )  # after an error, the list has those before it
-        except _DAMAGED as error:
+            lines.extend(islice(self._text, _AT_ONCE))
+        except Exception as error:  # the list has the lines before it
+            if isinstance(error, OSError) and error.errno:
+                error.filename = self.name
+                raise
+            # Each module has its own errors for a file that was cut, or is damaged.
             self._is_damaged = True
             place = self.number + len(lines)
             self._counts.lines += 1
             self._counts.add_unreadable(self.name, place, f"the file is damaged: {error}")
-        except OSError as error:
-            error.filename = self.name
-            raise
         self._counts.lines += len(lines)
         return lines
 
@@ -218,13 +226,24 @@ class _Log:
         """Leave the file to its owner, who closes it."""
         self._text.detach()
 
-    def add_unreadable(self, line: str, error: Exception) -> None:
+    def entries(self, lines: Sequence[str], read: Reader) -> list[Entry]:
+        """Return the entries of the lines, and count those that are none."""
+        entries: list[Entry] = []
+        for number, line in enumerate(lines, self.number):
+            try:
+                entries.append(read(line))
+            except _WRONG as error:
+                self._add_unreadable(line, number, error)
+        self.number += len(lines)
+        return entries
+
+    def _add_unreadable(self, line: str, number: int, error: Exception) -> None:
         """Count a line that is no entry; an empty one does not matter."""
         if not line.strip():
             self._counts.lines -= 1
             return
         why = str(error) if isinstance(error, (Unreadable, ValueError)) else ""
-        self._counts.add_unreadable(self.name, self.number, f"{_shown(line)}{why and f' ({why})'}")
+        self._counts.add_unreadable(self.name, number, f"{_shown(line)}{why and f' ({why})'}")
 
     def advanced(self) -> int:
         """Return the number of bytes that were read since the last call; 0 if it is not known."""
@@ -232,6 +251,26 @@ class _Log:
             return 0
         before, self._place = self._place, self._file.tell()
         return self._place - before
+
+
+def _decompressed(name: str, file: Any) -> Any:
+    """Return the stream of a file's text.
+
+    Raises:
+        UnknownFormat: This Python cannot read the file's compression.
+
+    """
+    begin = file.peek(8)
+    for magic, module in _COMPRESSED.items():
+        if begin.startswith(magic):
+            try:
+                return import_module(module).open(file)
+            except ImportError:
+                raise UnknownFormat(
+                    f"{name} is compressed, and this Python has no {module}: decompress it first, and "
+                    f"give - to read standard input"
+                ) from None
+    return file
 
 
 def _format_of(lines: Sequence[str]) -> str | None:

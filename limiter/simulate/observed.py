@@ -8,9 +8,10 @@ from fractions import Fraction
 from itertools import chain
 
 from limiter.policyfile.reading import PolicyFile
-from limiter.simulate.checks import Applied, plan_of_rates
+from limiter.simulate.checks import plan_of_rates
 from limiter.simulate.curves import LimitCurves, WorstSubject, limit_curves, worst_subjects
 from limiter.simulate.demand import Demand
+from limiter.simulate.replay import Applied
 from limiter.simulate.suggest import Suggestion, suggest
 
 

@@ -5,23 +5,37 @@ The decisions are those of ``memory://``: its rules for several policies, and th
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from heapq import nlargest
-from typing import Any
+from typing import Any, NamedTuple
 
 from limiter import units
-from limiter.call import STRIDE, Block
+from limiter.call import STRIDE
 from limiter.keys import Key
 from limiter.memory.decide import ask
+from limiter.policies import Policy
 from limiter.policyfile.policy import Named
 from limiter.policyfile.reading import PolicyFile
-from limiter.simulate.checks import Applied, Finder, Found, plan_of_rates
+from limiter.simulate.checks import Checks, Finder, plan_of_rates
 from limiter.simulate.entry import Entry
 from limiter.simulate.report import DeniedSubject, Memory, PolicyReport, Report, Second
 from limiter.simulate.states import States, states_of
 from limiter.web.by_response import Head
 from limiter.web.identity import Network
 from limiter.web.subjects import disguised, spelled
+
+
+class Applied(NamedTuple):
+    """A rule that applied to a request."""
+
+    rule: int
+    """The place of the rule."""
+    subject: Key
+    cost: int
+    limits: tuple[Policy, ...]
+    """The limits of the subject, as in ``checks.Charge``."""
+
 
 #: Called for each check with the time in microseconds, and whether the policy had no room.
 Observer = Callable[[Applied, int, bool], object]
@@ -48,11 +62,10 @@ class Replay:
         self,
         file: PolicyFile,
         trusted: Sequence[Network] = (),
-        needed: Sequence[str] = (),
         observe: Observer | None = None,
     ) -> None:
-        self._finder = Finder(file, trusted, needed)
         self._tallies = [_Tally(named) for named in file.policies.values()]
+        self._finder = Finder(file, trusted, [tally.states for tally in self._tallies])
         self._observe = observe
         self._settles = any(tally.rule.by_response for tally in self._tallies)
         self._begin_us: int | None = None
@@ -71,20 +84,35 @@ class Replay:
         return self._finder.has_proxy
 
     def run(self, entries: Iterable[Entry]) -> None:
-        """Decide the requests of entries, which are in the order of their time."""
-        find, is_plain = self._finder.find, not self._settles and self._observe is None
+        """Decide the requests of entries, which are in the order of their time.
+
+        The garbage collector is off meanwhile: nothing here makes cycles, and a look at the state of all
+        subjects takes long.
+        """
+        was_enabled = gc.isenabled()
+        gc.disable()
+        try:
+            self._run(entries)
+        finally:
+            if was_enabled:
+                gc.enable()
+
+    def _run(self, entries: Iterable[Entry]) -> None:
+        find, decide_only = self._finder.find, self._decide_only
+        is_plain = not self._settles and self._observe is None
         for entry in entries:
-            self._end_us = time_us = entry[0]
+            time_us = entry[0]
             if time_us >= self._second_us:
                 self._turn(entry)
+            self._end_us = time_us
             self.requests += 1
             if entry[6] == _TOO_MANY_REQUESTS:
                 self.turned_away += 1
-            found = find(entry)
-            if is_plain and found.is_single:
-                self._decide_only(found.applied[0], found.template.blocks[0], time_us)
-            elif not ((found.unidentified or found.too_large) and self._refuses(found)):
-                self._decide(found, entry)
+            checks, subjects = find(entry)
+            if is_plain and checks.is_single:
+                decide_only(checks, subjects[0], time_us)
+            elif not ((checks.unidentified or checks.too_large) and self._refuses(checks)):
+                self._decide(checks, subjects, entry)
 
     def report(self, is_hashed: bool = False) -> Report:
         """Return what was counted until now; ``is_hashed``: subjects are shown as short hashes."""
@@ -113,28 +141,30 @@ class Replay:
         self.has_hosts |= bool(entry.host)
         self.has_statuses |= bool(entry.status)
 
-    def _refuses(self, found: Found) -> bool:
+    def _refuses(self, checks: Checks) -> bool:
         """Count a request that some policies cannot check; return whether they refuse it.
 
         If no request before had a key for a policy, the log does not report the keys: then the others go on
         without this policy.
         """
-        refuses = found.is_refused
-        for place in found.unidentified:
+        refuses = checks.is_refused
+        for place in checks.unidentified:
             tally = self._tallies[place]
             tally.report.unidentified += 1
             refuses = refuses or (tally.has_requests and not tally.rule.shadow)
-        for place in found.too_large:
+        for place in checks.too_large:
             self._tallies[place].report.too_large += 1
         self.refused += refuses
         return refuses
 
-    def _decide_only(self, applied: Applied, block: Block, time_us: int) -> None:
+    def _decide_only(self, checks: Checks, subject: Key, time_us: int) -> None:
         """Decide the only block of a request: as ``ask``, which takes twice as long."""
-        place, subject, cost, _, _ = applied
-        tally = self._tallies[place]
-        states = tally.states[block.key]
-        step = block.policy.step(states.read(subject), time_us)
+        (charge,), ((_, states, policy),), (block,) = (
+            checks.charges,
+            checks.places,
+            checks.template.blocks,
+        )
+        step = policy.step(states.read(subject), time_us)
         lacks_room = step.room < block.cost
         if not lacks_room:
             step.charge(block.cost)
@@ -143,49 +173,42 @@ class Replay:
             self.denied += not block.shadow
             if step.needs_repair:
                 states.write(subject, step)
-        tally.add(subject, cost, time_us, lacks_room)
+        self._tallies[charge.rule].add(subject, charge.cost, time_us, lacks_room)
 
-    def _decide(self, found: Found, entry: Entry) -> None:
+    def _decide(self, checks: Checks, subjects: Sequence[Key], entry: Entry) -> None:
         """Charge all policies that apply to a request, or none."""
         time_us = entry[0]
-        tallies, template = self._tallies, found.template
-        places, steps = [], []
-        for place, subject, _, blocks, _ in found.applied:
-            for at in blocks:
-                block = template.blocks[at]
-                states = tallies[place].states[block.key]
-                places.append((states, subject))
-                steps.append(block.policy.step(states.read(subject), time_us))
-        reply, writes = ask(template, True, steps)
-        for at in writes:
-            states, subject = places[at]
-            states.write(subject, steps[at])
+        steps = [
+            policy.step(states.read(subjects[at]), time_us) for at, states, policy in checks.places
+        ]
+        reply, writes = ask(checks.template, True, steps)
+        for block in writes:
+            at, states, _ = checks.places[block]
+            states.write(subjects[at], steps[block])
+        waits = reply[2::STRIDE]
+        may_lack = any(waits)
         is_denied = False
-        for applied in found.applied:
-            tally = tallies[applied.rule]
-            lacks_room = any(reply[at * STRIDE + 2] for at in applied.blocks)
-            tally.add(applied.subject, applied.cost, time_us, lacks_room)
+        for (rule, cost, limits, blocks), subject in zip(checks.charges, subjects, strict=True):
+            lacks_room = may_lack and any(waits[at] for at in blocks)
+            tally = self._tallies[rule]
+            tally.add(subject, cost, time_us, lacks_room)
             is_denied = is_denied or (lacks_room and not tally.rule.shadow)
             if self._observe is not None:
-                self._observe(applied, time_us, lacks_room)
+                self._observe(Applied(rule, subject, cost, limits), time_us, lacks_room)
         self.denied += is_denied
         if self._settles and entry.status and not is_denied:
-            self._settle(found, entry, reply)
+            self._settle(checks, subjects, entry, reply)
 
-    def _settle(self, found: Found, entry: Entry, reply: Sequence[int]) -> None:
+    def _settle(
+        self, checks: Checks, subjects: Sequence[Key], entry: Entry, reply: Sequence[int]
+    ) -> None:
         """Refund what a response shows to cost nothing."""
-        for place, subject, _, blocks, _ in found.applied:
-            tally = self._tallies[place]
-            by_response: Any = tally.rule.by_response
-            if by_response is None or by_response(Head(entry.status)) != 0:
-                continue
-            for at in blocks:
-                granted, block = reply[at * STRIDE], found.template.blocks[at]
-                states = tally.states[block.key]
-                if granted:
-                    step = block.policy.step(states.read(subject), entry.time_us)
-                    if step.refund(granted):
-                        states.write(subject, step)
+        for (at, states, policy), granted in zip(checks.places, reply[::STRIDE], strict=True):
+            by_response: Any = self._tallies[checks.charges[at].rule].rule.by_response
+            if granted and by_response is not None and by_response(Head(entry.status)) == 0:
+                step = policy.step(states.read(subjects[at]), entry.time_us)
+                if step.refund(granted):
+                    states.write(subjects[at], step)
 
 
 class _Tally:

@@ -17,10 +17,8 @@ from limiter.errors import LimiterError
 from limiter.keys import Key
 from limiter.plan import JointCall
 from limiter.policyfile.reading import PolicyFile, read
-from limiter.simulate.checks import Applied
 from limiter.simulate.entry import Entry
-from limiter.simulate.fields import needed
-from limiter.simulate.replay import Replay
+from limiter.simulate.replay import Applied, Replay
 from limiter.transport.wire import command, encode
 from limiter.web.guard import Guard
 from limiter.web.paths import path_of_target
@@ -72,7 +70,7 @@ def in_process(log: Sequence[Entry], file: PolicyFile) -> tuple[Decisions, Repla
     def observe(applied: Applied, _time_us: int, is_denied: bool) -> None:
         decisions[-1].append((names[applied.rule], applied.subject, is_denied))
 
-    replay = Replay(file, TRUSTED, needed(file), observe)
+    replay = Replay(file, TRUSTED, observe)
     for entry in log:
         decisions.append([])
         replay.run((entry,))

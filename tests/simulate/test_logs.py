@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import random
 import sys
 import zlib
@@ -62,10 +64,35 @@ def test_several_logs_are_merged(tmp_path: Path) -> None:
     """By time, also if each has a format of its own, or is compressed."""
     first = written(tmp_path, gzip.compress((line(1) + line(4)).encode()), "a.gz")
     second = written(tmp_path, "time,path\n2,/\n3,/\n5,/\n", "b.csv")
+    third = written(tmp_path, bz2.compress(line(6).encode()), "c")
+    fourth = written(tmp_path, lzma.compress(line(7).encode()), "d")
     empty = written(tmp_path, "", "empty")
     counts = Counts()
-    assert times([first, second, empty], counts) == [1, 2, 3, 4, 5]
-    assert (counts.lines, counts.unreadable) == (6, 0)
+    assert times([first, second, third, fourth, empty], counts) == [1, 2, 3, 4, 5, 6, 7]
+    assert (counts.lines, counts.unreadable) == (8, 0)
+
+
+def test_a_compression_that_python_lacks_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As zstd before Python 3.14; the message says what to do."""
+    monkeypatch.setitem(sys.modules, "compression.zstd", None)
+    path = written(tmp_path, b"\x28\xb5\x2f\xfd and more", "access.log.zst")
+    with pytest.raises(UnknownFormat, match=r"has no compression\.zstd: decompress it first"):
+        times([path])
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 4_096])
+def test_one_time_far_ahead_makes_no_other_line_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """It is left out, and counted; a pause that the next line confirms is none, and neither is the end."""
+    monkeypatch.setattr("limiter.simulate.logs._AT_ONCE", at_once)
+    counts = Counts()
+    seconds = [9_999_999, 1, 2, 9_999_999, 3, 4, 7_000, 6_995, 7_001, 9_999_999, 7_002, 20_000]
+    path = written(tmp_path, "".join(map(line, seconds)))
+    assert times([path], counts) == [1, 2, 3, 4, 6_995, 7_000, 7_001, 7_002, 20_000]
+    assert (counts.lines, counts.late) == (12, 3)
 
 
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +131,13 @@ def test_a_damaged_file_is_read_up_to_the_damage(tmp_path: Path) -> None:
     assert len(found) >= before_damage.count(b"\n") - 400  # gzip's last block of 8 KB
     assert (counts.lines, counts.unreadable) == (len(found) + 1, 1)
     assert f":{len(found) + 1}: the file is damaged" in counts.examples[0]
+    for whole in (bz2.compress(text[:400_000], 1), lzma.compress(text)):
+        middle = len(whole) * 2 // 3
+        damaged = whole[:middle] + bytes(100) + whole[middle + 100 :]
+        counts = Counts()
+        found = times([written(tmp_path, damaged)], counts)
+        assert found[:3] == [1, 2, 3]
+        assert (counts.lines, counts.unreadable) == (len(found) + 1, 1)
 
 
 def test_a_mark_of_the_byte_order_and_binary_lines(tmp_path: Path) -> None:

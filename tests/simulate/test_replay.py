@@ -12,7 +12,6 @@ import pytest
 from limiter.policyfile.reading import read
 from limiter.simulate.caveats import caveats
 from limiter.simulate.entry import Entry
-from limiter.simulate.fields import needed
 from limiter.simulate.logs import Counts
 from limiter.simulate.replay import Replay
 from limiter.simulate.report import DeniedSubject, Report, Second, Timeline
@@ -31,7 +30,7 @@ def at(second: float, address: str = "192.0.2.1", **changes: Any) -> Entry:
 def replayed(policies: str, log: Iterable[Entry], **settings: Any) -> tuple[Replay, Report]:
     """A replay of a log, and its report."""
     file = read(policies, "policies.toml")
-    replay = Replay(file, [ip_network("127.0.0.0/8")], needed(file))
+    replay = Replay(file, [ip_network("127.0.0.0/8")])
     replay.run(log)
     return replay, replay.report(**settings)
 
@@ -310,7 +309,7 @@ def test_subjects_are_those_of_the_service() -> None:
     log = [entry, entry._replace(address="2001:db8::2")]
     seen = []
     file = read(policies, "policies.toml")
-    replay = Replay(file, (), needed(file), lambda *check: seen.append(check))
+    replay = Replay(file, (), lambda *check: seen.append(check))
     replay.run(log)
     assert [(applied[:3], *rest) for applied, *rest in seen] == [
         ((0, hashed("header", "secret"), 1), BEGIN_US, False),
