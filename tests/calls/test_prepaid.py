@@ -179,36 +179,32 @@ def test_threads_share_units(store: str, subject: str) -> None:
     limiter.close()
 
 
-def test_coroutines_share_units(store: str, subject: str) -> None:
+async def test_coroutines_share_units(store: str, subject: str) -> None:
     """The same for tasks; some are cancelled, and each of these costs one unit at most."""
+    limiter = AsyncLimiter(
+        FixedWindow(5_000, "day"), store=store, prepaid=100, prepaid_hold=LONG, timeout=PATIENCE
+    )
+    plain = AsyncLimiter(FixedWindow(5_000, "day"), store=limiter)
+    hits = [asyncio.create_task(limiter.hit(subject)) for _ in range(1_000)]
+    for hit in hits[::50]:
+        hit.cancel()
+    decisions = await asyncio.gather(*hits, return_exceptions=True)
+    allowed = [each for each in decisions if isinstance(each, Decision) and each.allowed]
+    assert len(allowed) == 980
+    await asyncio.sleep(0)
+    charged = 5_000 - (await plain.peek(subject)).remaining
+    here = left(limiter, subject)
+    assert 980 <= charged - here <= 1_000
 
-    async def main() -> None:
-        limiter = AsyncLimiter(
-            FixedWindow(5_000, "day"), store=store, prepaid=100, prepaid_hold=LONG, timeout=PATIENCE
-        )
-        plain = AsyncLimiter(FixedWindow(5_000, "day"), store=limiter)
-        hits = [asyncio.create_task(limiter.hit(subject)) for _ in range(1_000)]
-        for hit in hits[::50]:
-            hit.cancel()
-        decisions = await asyncio.gather(*hits, return_exceptions=True)
-        allowed = [each for each in decisions if isinstance(each, Decision) and each.allowed]
-        assert len(allowed) == 980
-        await asyncio.sleep(0)
-        charged = 5_000 - (await plain.peek(subject)).remaining
-        here = left(limiter, subject)
-        assert 980 <= charged - here <= 1_000
+    async def work() -> int:
+        count = 0
+        while await limiter.hit(subject):
+            count += 1
+        return count
 
-        async def work() -> int:
-            count = 0
-            while await limiter.hit(subject):
-                count += 1
-            return count
-
-        more = sum(await asyncio.gather(*[work() for _ in range(32)]))
-        assert more == 5_000 - (charged - here)
-        await limiter.close()
-
-    asyncio.run(main())
+    more = sum(await asyncio.gather(*[work() for _ in range(32)]))
+    assert more == 5_000 - (charged - here)
+    await limiter.close()
 
 
 def test_a_cancelled_taker_leaves_its_units(proxy: Proxy, subject: str) -> None:
