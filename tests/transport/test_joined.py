@@ -45,6 +45,7 @@ from tests.transport.support import (
     used,
 )
 from tests.transport.test_round_trip import commands
+from tests.waiting import STALL
 
 NOW_US = 1_790_000_000_000_000
 LIMITS, CALLERS, COSTS = (1, 5, 64, 200), (2, 64, 300), (1, 2, 3)
@@ -380,14 +381,15 @@ def test_late_while_the_group_is_sent_again(
             client.script_flush()
             proxy.requests = hold_text
             now = time.monotonic()
-            ends = await asyncio.gather(
-                *(
-                    spent(asker.hit(subject, deadline=now + seconds))
-                    for seconds in (0.1, 0.3, 0.1, 0.3)
-                )
-            )
+            calls = [
+                asyncio.ensure_future(spent(asker.hit(subject, deadline=now + seconds)))
+                for seconds in (0.1, STALL, 0.1, STALL)
+            ]
+            ends = [await calls[0], await calls[2]]
+            assert not calls[1].done()
+            assert not calls[3].done()
+            ends += [await calls[1], await calls[3]]
             assert [type(end) for _, end in ends] == [StoreUnavailable] * 4
-            assert max(ends[0][0], ends[2][0]) < min(ends[1][0], ends[3][0])
             proxy.mend()
 
     in_loop(main(), kind)
