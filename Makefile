@@ -132,4 +132,4 @@ release: $(VENV)/.release
 	$(BIN)/python deploy/release.py dist
 
 clean:
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf build dist docs/_build *.egg-info .fuzz .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

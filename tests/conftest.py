@@ -35,6 +35,7 @@ from service.demo.servers import (
 )
 from tests import fast, no_skips, tls
 from tests.proxy import Proxy
+from tests.transport.support import in_loop
 from tests.waiting import TIMEOUT
 
 
@@ -79,6 +80,16 @@ def pytest_collection() -> Iterator[None]:
                 importlib.import_module(module.name)
     with stopped_coverage():
         return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine, in an event loop of the fixture ``kind``, or of asyncio."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    values = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    in_loop(pyfuncitem.obj(**values), values.get("kind", "asyncio"))
+    return True
 
 
 def pytest_collection_finish() -> None:

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from limiter import AsyncLimiter
 from limiter.web.request import joined
-from tests.transport.support import in_loop
 from tests.waiting import soon
 from tests.wsgi.support import CALLER, running
-
-
-def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test's coroutine; fail also if a task is left."""
-
-    @functools.wraps(test)
-    def run(*arguments: Any, **named: Any) -> None:
-        in_loop(test(*arguments, **named))
-
-    return run
 
 
 class Connection:

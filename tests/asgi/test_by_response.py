@@ -13,7 +13,7 @@ from limiter import AsyncLimiter, InvalidSetting
 from limiter.asgi import LimiterMiddleware
 from limiter.fastapi import limit
 from limiter.testing import StoreCall, intercept
-from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
+from tests.asgi.support import Connection, ask, eventually_free, free
 
 MEMORY = "memory://"
 BY_RESPONSE: Any = {"true_cost": "header:X-Used", "refund_unless": ["2xx"]}
@@ -35,7 +35,6 @@ def charged(app: Any, limiter: AsyncLimiter, **more: Any) -> LimiterMiddleware:
     return LimiterMiddleware(app, limiter, cost=5, **{**BY_RESPONSE, **more})
 
 
-@in_a_loop
 async def test_a_stream_is_settled_at_its_start() -> None:
     limiter = ten()
     seen: list[int] = []
@@ -59,7 +58,6 @@ async def test_a_stream_is_settled_at_its_start() -> None:
     ("how", "left"),
     [("error", 10), ("disconnect", 5), ("cancel", 5), ("no response", 5), ("late response", 7)],
 )
-@in_a_loop
 async def test_a_request_that_ends_before_its_response(how: str, left: int) -> None:
     """An error is a 500. A client that disconnects does not get its request for nothing."""
     limiter = ten()
@@ -86,7 +84,6 @@ async def test_a_request_that_ends_before_its_response(how: str, left: int) -> N
     await eventually_free(limiter, left)
 
 
-@in_a_loop
 async def test_the_response_does_not_wait_for_the_settlement() -> None:
     """The end of the lifespan does."""
     limiter = ten()
@@ -116,7 +113,6 @@ async def test_the_response_does_not_wait_for_the_settlement() -> None:
     assert await free(limiter) == 8
 
 
-@in_a_loop
 async def test_two_middlewares_settle_each_its_own() -> None:
     outer, inner = ten(), ten()
 
@@ -151,7 +147,6 @@ async def test_two_middlewares_settle_each_its_own() -> None:
         ("disconnect", 5),
     ],
 )
-@in_a_loop
 async def test_a_websocket_is_settled_by_its_handshake(message: Any, left: int) -> None:
     """An accepted one counts as a response of 200; what comes after it does not matter."""
     limiter = ten()
@@ -172,7 +167,6 @@ async def test_a_websocket_is_settled_by_its_handshake(message: Any, left: int) 
     await eventually_free(limiter, left)
 
 
-@in_a_loop
 async def test_messages_have_no_response() -> None:
     """Each stays charged as it was, by limits that the requests' settings do not reach."""
     limiter = ten()
@@ -221,7 +215,6 @@ def routes(dependency: Any) -> FastAPI:
     return app
 
 
-@in_a_loop
 async def test_a_dependency_of_fastapi_is_settled_by_the_middleware() -> None:
     limiter = ten()
     app = routes(limit(limiter, cost=5, **BY_RESPONSE))
@@ -240,7 +233,6 @@ async def test_a_dependency_of_fastapi_is_settled_by_the_middleware() -> None:
     await eventually_free(limiter, 10)
 
 
-@in_a_loop
 async def test_a_dependency_without_a_middleware_is_an_error() -> None:
     """It sees no response, so every request would stay charged as it was."""
     limiter = ten()

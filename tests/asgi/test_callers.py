@@ -19,7 +19,7 @@ from limiter import InvalidSetting
 from limiter.asgi import LimiterMiddleware
 from limiter.fastapi import limit
 from limiter.web.guard import AsyncGuard
-from tests.asgi.support import Connection, ask, in_a_loop
+from tests.asgi.support import Connection, ask
 
 MEMORY = "memory://"
 
@@ -61,7 +61,6 @@ async def statuses(app: Any, *users: str, path: str = "/") -> list[int]:
 
 @pytest.mark.parametrize("user", [user_id, user_id_in_a_thread])
 @pytest.mark.parametrize("more", [{}, {"name": "named"}], ids=["unnamed", "named"])
-@in_a_loop
 async def test_a_key_may_be_a_dependency(user: Any, more: dict[str, str]) -> None:
     """It may have dependencies; its HTTPException is the response, and None is a 400."""
     app = FastAPI()
@@ -75,7 +74,6 @@ async def test_a_key_may_be_a_dependency(user: Any, more: dict[str, str]) -> Non
     assert nobody.headers["content-type"] == "application/problem+json"
 
 
-@in_a_loop
 async def test_a_dependency_is_called_once_and_may_be_overridden() -> None:
     """FastAPI does so with every dependency: of a router, of an application, and of several limits."""
     calls: list[str] = []
@@ -101,7 +99,6 @@ async def test_a_dependency_is_called_once_and_may_be_overridden() -> None:
     assert json.loads((await ask(app, headers={"authorization": "ann"})).body) == "carl"
 
 
-@in_a_loop
 async def test_a_cost_may_be_a_dependency() -> None:
     async def cost(x_cost: Annotated[int, Header()] = 1) -> int:
         return x_cost
@@ -119,7 +116,6 @@ async def test_a_cost_may_be_a_dependency() -> None:
     assert await left("bob", **{"x-cost": "4"}) == '"route";r=1;t=60'
 
 
-@in_a_loop
 async def test_a_dependency_s_parameters_are_the_route_s() -> None:
     """The OpenAPI document has them, and no parameter of the limit's."""
     by_key = Security(APIKeyHeader(name="X-Key"))
@@ -141,7 +137,6 @@ async def test_a_dependency_s_parameters_are_the_route_s() -> None:
     ]
 
 
-@in_a_loop
 async def test_a_websocket_s_key_may_be_a_dependency() -> None:
     app = FastAPI()
     limited = limit("1/minute", key=Depends(user_id), store=MEMORY)
@@ -163,7 +158,6 @@ async def test_a_websocket_s_key_may_be_a_dependency() -> None:
     ]
 
 
-@in_a_loop
 async def test_a_key_that_is_no_subject_is_an_error_of_the_program() -> None:
     """The request does not pass, and the message says what to return."""
 
@@ -226,7 +220,6 @@ class SetsState:
         lambda request, trusted: (request.state.user, len(trusted)) if request.state.user else None,
     ],
 )
-@in_a_loop
 async def test_a_key_may_be_a_function_of_the_connection(key: Any) -> None:
     """Both the middleware and the dependency accept it, and a function without arguments as the cost."""
     settings: dict[str, Any] = {"key": key, "cost": lambda: 2, "store": MEMORY}
@@ -257,7 +250,6 @@ def by_user(request: Any) -> str | None:
     return str(user.display_name) if user.is_authenticated else None
 
 
-@in_a_loop
 async def test_a_key_may_be_starlette_s_user() -> None:
     async def page(request: Any) -> PlainTextResponse:
         return PlainTextResponse("hello")

@@ -17,7 +17,7 @@ from limiter.web.guard import AsyncGuard
 from limiter.web.rules import Rule
 from limiter.web.verdict import Verdict
 from service.demo.servers import HOST, free_port
-from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
+from tests.asgi.support import Connection, ask, eventually_free, free
 
 MEMORY = "memory://"
 
@@ -32,7 +32,6 @@ def by(limits: Any, **more: Any) -> Any:
     return Depends(limit(limits, store=MEMORY, **more))
 
 
-@in_a_loop
 async def test_a_route_is_limited() -> None:
     app = FastAPI()
     app.get("/", dependencies=[by("2/minute")])(hello)
@@ -62,7 +61,6 @@ async def test_a_route_is_limited() -> None:
     }
 
 
-@in_a_loop
 async def test_its_value_is_the_verdict() -> None:
     app = FastAPI()
 
@@ -73,7 +71,6 @@ async def test_its_value_is_the_verdict() -> None:
     assert (await ask(app)).body == b"4"
 
 
-@in_a_loop
 async def test_each_route_has_a_limit_of_its_own() -> None:
     """So has one dependency of a router, for any prefix and any names of its parts."""
     items = APIRouter(prefix="/items", dependencies=[by("1/minute")])
@@ -101,7 +98,6 @@ async def test_each_route_has_a_limit_of_its_own() -> None:
     assert await status("/mounted/items/") == 429
 
 
-@in_a_loop
 async def test_functions_of_one_name_in_two_routers_are_two_routes() -> None:
     def router() -> APIRouter:
         made = APIRouter(dependencies=[Depends(shared)])
@@ -121,7 +117,6 @@ async def test_functions_of_one_name_in_two_routers_are_two_routes() -> None:
     assert [(await ask(app, f"/{one}/list")).status for one in ("users", "orders")] == [429, 429]
 
 
-@in_a_loop
 async def test_all_limits_of_one_name_are_one() -> None:
     store = AsyncLimiter("1/minute", store=MEMORY)
     app = FastAPI()
@@ -137,7 +132,6 @@ async def test_all_limits_of_one_name_are_one() -> None:
     ]
 
 
-@in_a_loop
 async def test_several_on_one_route_join_their_fields() -> None:
     app = FastAPI()
     router = APIRouter(dependencies=[by("9/minute", name="all")])
@@ -152,7 +146,6 @@ async def test_several_on_one_route_join_their_fields() -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"name": "named"}], ids=repr)
-@in_a_loop
 async def test_a_limit_without_depends_is_an_error(more: dict[str, str]) -> None:
     """FastAPI would enforce no limit, and the author would not notice."""
     app = FastAPI()
@@ -174,7 +167,6 @@ async def test_a_limit_without_depends_is_an_error(more: dict[str, str]) -> None
         await ask(app, "/default")
 
 
-@in_a_loop
 async def test_a_router_s_limit_and_a_route_s_are_two() -> None:
     """They have no names, one store and one subject, and may be equal."""
     store = AsyncLimiter("1/minute", store=MEMORY)
@@ -202,7 +194,6 @@ async def test_a_router_s_limit_and_a_route_s_are_two() -> None:
     assert (await ask(app, "/b")).headers["ratelimit"] == '"route";r=99;t=60, "route-2";r=4;t=60'
 
 
-@in_a_loop
 async def test_another_process_uses_the_same_keys(store: str, subject: str) -> None:
     """The key of each of several limits depends only on the application's code."""
 
@@ -223,7 +214,6 @@ async def test_another_process_uses_the_same_keys(store: str, subject: str) -> N
     assert '"route-2";r=5;' in await left()
 
 
-@in_a_loop
 async def test_keys_costs_rules_and_limiters() -> None:
     app = FastAPI()
     app.get("/orgs/{org}", dependencies=[by("4/minute", key="path:org", cost=2)])(hello)
@@ -248,7 +238,6 @@ async def test_keys_costs_rules_and_limiters() -> None:
         limit([Rule(own)], name="x")
 
 
-@in_a_loop
 async def test_an_unidentified_caller_is_refused() -> None:
     app = FastAPI()
     app.get("/", dependencies=[by("4/minute", key=["address", "header:X-User"])])(hello)
@@ -262,7 +251,6 @@ async def test_an_unidentified_caller_is_refused() -> None:
         assert (await ask(app, f"/nobody/{len(more)}")).status == 400
 
 
-@in_a_loop
 async def test_which_invalid_bodies_are_counted() -> None:
     """A body that is not JSON is not counted; JSON of another schema is."""
     app = FastAPI()
@@ -285,7 +273,6 @@ async def test_which_invalid_bodies_are_counted() -> None:
     assert set(app.openapi()["paths"]["/"]["post"]) & {"parameters"} == set()
 
 
-@in_a_loop
 async def test_an_application_may_answer_itself() -> None:
     by_class, by_status = FastAPI(), FastAPI()
 
@@ -308,7 +295,6 @@ async def test_an_application_may_answer_itself() -> None:
     assert "retry-after" in answer.headers
 
 
-@in_a_loop
 async def test_with_a_middleware_every_response_has_the_fields() -> None:
     """Responses that an endpoint makes itself, and errors, have each field once."""
     app = FastAPI()
@@ -348,7 +334,6 @@ def refuse_every_caller() -> None:
     raise HTTPException(401)
 
 
-@in_a_loop
 async def test_no_dependency_of_a_disabled_limit_is_called() -> None:
     app = FastAPI()
     off = [
@@ -371,7 +356,6 @@ def holding() -> tuple[AsyncLimiter, Limit]:
     return limiter, limit(limiter)
 
 
-@in_a_loop
 async def test_a_lease_is_held_until_the_response_is_sent() -> None:
     limiter, holds = holding()
     app = FastAPI()
@@ -392,7 +376,6 @@ async def test_a_lease_is_held_until_the_response_is_sent() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, HTTPException(403)])
-@in_a_loop
 async def test_an_endpoint_that_fails_releases_its_lease(error: Any) -> None:
     limiter, holds = holding()
     app = FastAPI()
@@ -411,7 +394,6 @@ async def test_an_endpoint_that_fails_releases_its_lease(error: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["disconnect", "cancel"])
-@in_a_loop
 async def test_a_client_that_disconnects_releases_its_lease(how: str) -> None:
     limiter, holds = holding()
     app = FastAPI()
@@ -442,7 +424,6 @@ async def test_a_client_that_disconnects_releases_its_lease(how: str) -> None:
     assert not holds._open._tasks
 
 
-@in_a_loop
 async def test_it_sleeps_a_delay_only_when_asked() -> None:
     async def spent(per: float, **more: Any) -> float:
         app = FastAPI()
@@ -458,7 +439,6 @@ async def test_it_sleeps_a_delay_only_when_asked() -> None:
 # --- websockets ---
 
 
-@in_a_loop
 async def test_a_websocket_is_limited_at_its_handshake() -> None:
     limiter, holds = holding()
     app = FastAPI()
@@ -494,7 +474,6 @@ async def test_a_websocket_is_limited_at_its_handshake() -> None:
     ]
 
 
-@in_a_loop
 async def test_the_close_codes_of_a_websocket() -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     for dependency, code in (

@@ -19,7 +19,7 @@ from limiter.web.new_subjects import NewSubjects
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity
 from service.demo.servers import HOST, free_port
-from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
+from tests.asgi.support import Connection, ask, eventually_free, free
 from tests.transport.support import scripts_run
 
 MEMORY = "memory://"
@@ -56,7 +56,6 @@ def test_a_wrong_setting(limits: Any, more: Any, message: str) -> None:
         LimiterMiddleware(hello, limits, **more)
 
 
-@in_a_loop
 async def test_other_kinds_of_connections_are_the_application_s() -> None:
     seen: list[Any] = []
 
@@ -72,7 +71,6 @@ async def test_other_kinds_of_connections_are_the_application_s() -> None:
 # --- leases ---
 
 
-@in_a_loop
 async def test_a_lease_is_held_until_the_body_ends() -> None:
     limiter = two()
     left: list[int] = []
@@ -108,7 +106,6 @@ async def test_a_lease_is_held_until_the_body_ends() -> None:
         ),
     ],
 )
-@in_a_loop
 async def test_other_ends_of_a_body(start: Any, rest: list[Any], left: list[int]) -> None:
     limiter = two()
     found: list[int] = []
@@ -123,7 +120,6 @@ async def test_other_ends_of_a_body(start: Any, rest: list[Any], left: list[int]
     assert found == left
 
 
-@in_a_loop
 async def test_a_denied_request_holds_nothing() -> None:
     limiter = two()
     go = asyncio.Event()
@@ -142,7 +138,6 @@ async def test_a_denied_request_holds_nothing() -> None:
     assert await free(limiter) == 2
 
 
-@in_a_loop
 async def test_a_client_that_disconnects_releases_its_lease() -> None:
     """It does so also if the application goes on."""
     limiter = two()
@@ -164,7 +159,6 @@ async def test_a_client_that_disconnects_releases_its_lease() -> None:
     assert await free(limiter) == 2
 
 
-@in_a_loop
 async def test_an_application_that_fails_releases_its_lease() -> None:
     limiter = two()
 
@@ -177,7 +171,6 @@ async def test_an_application_that_fails_releases_its_lease() -> None:
     assert await free(limiter) == 2
 
 
-@in_a_loop
 async def test_a_client_that_disconnects_during_the_response() -> None:
     limiter = two()
 
@@ -195,7 +188,6 @@ async def test_a_client_that_disconnects_during_the_response() -> None:
     assert await free(limiter) == 2
 
 
-@in_a_loop
 async def test_a_cancelled_request_releases_its_lease() -> None:
     """It does so at every step, also if it is cancelled again during the release."""
     limiter = two()
@@ -226,7 +218,6 @@ async def test_a_cancelled_request_releases_its_lease() -> None:
     assert not middleware._open._tasks
 
 
-@in_a_loop
 async def test_a_request_cancelled_when_the_store_had_decided() -> None:
     """The store gave a lease whose id the request never got: it is released shortly after."""
     limiter = two()
@@ -249,7 +240,6 @@ async def test_a_request_cancelled_when_the_store_had_decided() -> None:
     await eventually_free(limiter, 2)
 
 
-@in_a_loop
 async def test_a_missing_reply_leaves_no_lease() -> None:
     limiter = AsyncLimiter([Concurrency(1, lease=30)], store=MEMORY, timeout=0.05, on_error="allow")
 
@@ -264,7 +254,6 @@ async def test_a_missing_reply_leaves_no_lease() -> None:
     await eventually_free(limiter, 1)
 
 
-@in_a_loop
 async def test_a_client_that_reads_slowly_does_not_hold_its_lease() -> None:
     limiter = AsyncLimiter(Concurrency(1, lease=2, max_hold=2), store=MEMORY)
     reads = asyncio.Event()
@@ -305,7 +294,6 @@ def websocket(app: Any, **more: Any) -> Connection:
     return connection
 
 
-@in_a_loop
 async def test_a_handshake_is_limited_and_has_the_fields() -> None:
     app = LimiterMiddleware(echo, "1/minute", store=MEMORY)
     first = websocket(app)
@@ -339,7 +327,6 @@ async def test_a_handshake_is_limited_and_has_the_fields() -> None:
     assert gone.sent == []
 
 
-@in_a_loop
 async def test_an_application_s_own_refusal_has_the_fields() -> None:
     limiter = two()
 
@@ -356,7 +343,6 @@ async def test_an_application_s_own_refusal_has_the_fields() -> None:
 
 
 @pytest.mark.parametrize("end", ["client", "application", "return", "cancel", "error"])
-@in_a_loop
 async def test_a_websocket_holds_its_lease_until_it_is_closed(end: str) -> None:
     limiter = two()
     stays = asyncio.Event()
@@ -387,7 +373,6 @@ async def test_a_websocket_holds_its_lease_until_it_is_closed(end: str) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-@in_a_loop
 async def test_messages_are_limited() -> None:
     app = LimiterMiddleware(echo, "9/minute", messages="2/minute", store=MEMORY, name="chat")
     connection = websocket(app)
@@ -411,7 +396,6 @@ async def test_messages_are_limited() -> None:
     assert [message["type"] for message in again.sent] == ["websocket.accept", "websocket.close"]
 
 
-@in_a_loop
 async def test_after_a_denied_message_there_is_no_other() -> None:
     seen: list[Any] = []
     limiter = two()
@@ -441,7 +425,6 @@ async def test_after_a_denied_message_there_is_no_other() -> None:
     ]
 
 
-@in_a_loop
 async def test_messages_while_the_store_is_gone() -> None:
     store = f"redis://{HOST}:{free_port()}/0"
     app = LimiterMiddleware(echo, (), messages="2/minute", store=store, timeout=0.05)
@@ -453,7 +436,6 @@ async def test_messages_while_the_store_is_gone() -> None:
     assert (connection.sent[1]["type"], connection.sent[1]["code"]) == ("websocket.close", 1013)
 
 
-@in_a_loop
 async def test_a_websocket_that_can_never_pass_has_no_retry() -> None:
     for more in ({"cost": lambda *_: 6}, {"key": "header:X-User"}):
         app = LimiterMiddleware(echo, "5/minute", store=MEMORY, **more)  # type: ignore[arg-type]
@@ -465,7 +447,6 @@ async def test_a_websocket_that_can_never_pass_has_no_retry() -> None:
         assert "right now" not in message["reason"]
 
 
-@in_a_loop
 async def test_the_reason_of_a_closed_websocket_fits_into_a_frame() -> None:
     def nobody(*_: object) -> str:
         raise Unidentified("\u20ac" * 200)
@@ -475,7 +456,6 @@ async def test_the_reason_of_a_closed_websocket_fits_into_a_frame() -> None:
     assert 100 < len(connection.sent[0]["reason"].encode()) <= 123
 
 
-@in_a_loop
 async def test_a_websocket_that_begins_too_many_subjects_is_closed_like_others() -> None:
     limiter = AsyncLimiter("9/minute", store=MEMORY)
     rule = Rule(limiter, identity=identity("api-key"), new_subjects=NewSubjects("1/hour"))
@@ -488,7 +468,6 @@ async def test_a_websocket_that_begins_too_many_subjects_is_closed_like_others()
     assert connection.sent[0]["reason"] == "Rate limit exceeded: try again in 3600 s."
 
 
-@in_a_loop
 async def test_messages_pass_where_limits_are_off() -> None:
     connection = websocket(LimiterMiddleware(echo, "1/minute", messages="1/day", enabled=False))
     for text in "ab":
@@ -499,7 +478,6 @@ async def test_messages_pass_where_limits_are_off() -> None:
     assert [message.get("text") for message in connection.sent] == [None, "a", "b"]
 
 
-@in_a_loop
 async def test_a_receive_with_a_timeout_loses_no_message() -> None:
     limiter = AsyncLimiter("9/minute", store=MEMORY)
     calls: list[Any] = []
@@ -530,7 +508,6 @@ async def test_a_receive_with_a_timeout_loses_no_message() -> None:
     assert len(calls) == 2
 
 
-@in_a_loop
 async def test_messages_sleep_a_delay_only_when_asked() -> None:
     async def spent(per: float, sleep: bool) -> float:
         limits = LeakyBucket(20, per=per)
@@ -593,40 +570,31 @@ async def ignores(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize("app", [lives, raises, ignores])
-def test_a_lifespan_opens_and_closes_the_limiters(app: Any, opened: list[str]) -> None:
-    @in_a_loop
-    async def test() -> None:
-        middleware = LimiterMiddleware(app, "5/minute", messages="9/minute", store=MEMORY)
-        connection = lifespan(middleware)
-        task = connection.start()
-        assert (await connection.until(1))["type"] == "lifespan.startup.complete"
-        assert opened == ["open default", "open default-messages"]
-        connection.tell("lifespan.shutdown")
-        assert (await connection.until(2))["type"] == "lifespan.shutdown.complete"
-        assert opened[2:] == ["close default", "close default-messages"]
-        await task
-
-    test()
+async def test_a_lifespan_opens_and_closes_the_limiters(app: Any, opened: list[str]) -> None:
+    middleware = LimiterMiddleware(app, "5/minute", messages="9/minute", store=MEMORY)
+    connection = lifespan(middleware)
+    task = connection.start()
+    assert (await connection.until(1))["type"] == "lifespan.startup.complete"
+    assert opened == ["open default", "open default-messages"]
+    connection.tell("lifespan.shutdown")
+    assert (await connection.until(2))["type"] == "lifespan.shutdown.complete"
+    assert opened[2:] == ["close default", "close default-messages"]
+    await task
 
 
-def test_a_start_that_fails_is_the_application_s_own(opened: list[str]) -> None:
+async def test_a_start_that_fails_is_the_application_s_own(opened: list[str]) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no"})
         raise ValueError("no")
 
-    @in_a_loop
-    async def test() -> None:
-        connection = lifespan(LimiterMiddleware(app, "5/minute", store=MEMORY))
-        with pytest.raises(ValueError, match="no"):
-            await connection.start()
-        assert [message["type"] for message in connection.sent] == ["lifespan.startup.failed"]
-        assert opened == ["open default", "close default"]
-
-    test()
+    connection = lifespan(LimiterMiddleware(app, "5/minute", store=MEMORY))
+    with pytest.raises(ValueError, match="no"):
+        await connection.start()
+    assert [message["type"] for message in connection.sent] == ["lifespan.startup.failed"]
+    assert opened == ["open default", "close default"]
 
 
-@in_a_loop
 async def test_it_starts_without_the_store(caplog: pytest.LogCaptureFixture) -> None:
     store = f"redis://{HOST}:{free_port()}/0"
     app = LimiterMiddleware(lives, "5/minute", store=store, connect_timeout=0.2)
@@ -638,7 +606,6 @@ async def test_it_starts_without_the_store(caplog: pytest.LogCaptureFixture) -> 
     await task
 
 
-@in_a_loop
 async def test_the_shutdown_releases_leases() -> None:
     """Uvicorn does not wait for the requests that it cancels."""
     limiter = two()
@@ -664,7 +631,6 @@ async def test_the_shutdown_releases_leases() -> None:
     await asyncio.gather(request, return_exceptions=True)
 
 
-@in_a_loop
 async def test_the_shutdown_waits_for_pending_releases() -> None:
     limiter = two()
 
@@ -692,7 +658,6 @@ async def test_the_shutdown_waits_for_pending_releases() -> None:
     assert await free(limiter) == 2
 
 
-@in_a_loop
 async def test_requests_spend_prepaid_units(store: str, subject: str) -> None:
     """100 requests take few script calls, and each response says what is left."""
     settings: dict[str, Any] = {"prepaid": 100, "prepaid_hold": 50, "timeout": 5, "store": store}

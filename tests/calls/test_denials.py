@@ -772,16 +772,12 @@ def test_tasks_that_poll_leave_others_their_turn(store: str, subject: str, call:
 
 
 @pytest.mark.parametrize("join", [True, False])
-def test_calls_at_once(store: str, subject: str, join: bool) -> None:
+async def test_calls_at_once(store: str, subject: str, join: bool) -> None:
     """Joined or not, as many pass as there are units; a reset then admits as many again."""
-
-    async def main() -> None:
-        settings: dict[str, Any] = {"timeout": PATIENCE, "denial_cache": LONG, "join": join}
-        async with AsyncLimiter(FixedWindow(10, "day"), store=store, **settings) as limiter:
-            for _ in range(2):
-                decisions = await asyncio.gather(*[limiter.hit(subject) for _ in range(64)])
-                assert sum(map(bool, decisions)) == 10
-                assert (await limiter.hit(subject)).cached
-                await limiter.reset(subject)
-
-    asyncio.run(main())
+    settings: dict[str, Any] = {"timeout": PATIENCE, "denial_cache": LONG, "join": join}
+    async with AsyncLimiter(FixedWindow(10, "day"), store=store, **settings) as limiter:
+        for _ in range(2):
+            decisions = await asyncio.gather(*[limiter.hit(subject) for _ in range(64)])
+            assert sum(map(bool, decisions)) == 10
+            assert (await limiter.hit(subject)).cached
+            await limiter.reset(subject)

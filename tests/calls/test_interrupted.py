@@ -39,91 +39,83 @@ def place(request: pytest.FixtureRequest) -> str:
     return "memory://" if request.param == "memory" else request.getfixturevalue("store")
 
 
-def test_leases_of_bodies_that_are_cancelled_again_and_again(place: str, subject: str) -> None:
+async def test_leases_of_bodies_that_are_cancelled_again_and_again(
+    place: str, subject: str
+) -> None:
     """In the body, and while the lease is taken: all leases are released."""
+    limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
 
-    async def main() -> None:
-        limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
+    async def body() -> None:
+        async with limiter.hold(subject):
+            await asyncio.sleep(60)
 
-        async def body() -> None:
-            async with limiter.hold(subject):
-                await asyncio.sleep(60)
+    async def all_back() -> bool:
+        return not limiter._core.tasks and (await limiter.peek(subject)).remaining == 3
 
-        async def all_back() -> bool:
-            return not limiter._core.tasks and (await limiter.peek(subject)).remaining == 3
-
-        for turns in range(8):
-            task = asyncio.ensure_future(body())
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            if turns == 7:
-                await asyncio.sleep(0.05)
-            cancel_on_and_on(task)
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await soon(all_back)
-        assert limiter.unsettled == 0
-        await limiter.close()
-
-    asyncio.run(main())
-
-
-def test_a_reservation_whose_body_is_cancelled_again_and_again(place: str, subject: str) -> None:
-    """All of it is released."""
-
-    async def main() -> None:
-        limiter = AsyncLimiter("100/hour", store=place, timeout=PATIENCE)
-
-        async def body() -> None:
-            async with limiter.reserve(subject, 50):
-                await asyncio.sleep(60)
-
-        async def remain(count: int) -> bool:
-            return (await limiter.peek(subject)).remaining == count
-
+    for turns in range(8):
         task = asyncio.ensure_future(body())
-        await soon(lambda: remain(50))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if turns == 7:
+            await asyncio.sleep(0.05)
         cancel_on_and_on(task)
         with pytest.raises(asyncio.CancelledError):
             await task
-        await soon(lambda: remain(100))
-        await limiter.close()
+        await soon(all_back)
+    assert limiter.unsettled == 0
+    await limiter.close()
 
-    asyncio.run(main())
+
+async def test_a_reservation_whose_body_is_cancelled_again_and_again(
+    place: str, subject: str
+) -> None:
+    """All of it is released."""
+    limiter = AsyncLimiter("100/hour", store=place, timeout=PATIENCE)
+
+    async def body() -> None:
+        async with limiter.reserve(subject, 50):
+            await asyncio.sleep(60)
+
+    async def remain(count: int) -> bool:
+        return (await limiter.peek(subject)).remaining == count
+
+    task = asyncio.ensure_future(body())
+    await soon(lambda: remain(50))
+    cancel_on_and_on(task)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await soon(lambda: remain(100))
+    await limiter.close()
 
 
-def test_a_sequential_hit_that_is_cancelled(cluster: Cluster, subject: str) -> None:
+async def test_a_sequential_hit_that_is_cancelled(cluster: Cluster, subject: str) -> None:
     """Earlier charges are refunded; at most the call under way stays charged."""
+    limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=cluster.url, timeout=PATIENCE)
+    keys = [f"{subject}-{number}" for number in range(3)]  # hashed to slots of their own
+    await limiter.hit_all([(key, 1) for key in keys])
+    done = 1
+    for turn in range(40):
+        task = asyncio.ensure_future(limiter.hit_all([(key, 1) for key in keys]))
+        await asyncio.sleep(turn * 0.000_05)
+        task.cancel()
+        try:
+            await task
+            done += 1
+        except asyncio.CancelledError:
+            pass
+    await asyncio.sleep(0.3)  # refunds are on their way; nothing signals their end
 
-    async def main() -> None:
-        limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=cluster.url, timeout=PATIENCE)
-        keys = [f"{subject}-{number}" for number in range(3)]  # hashed to slots of their own
-        await limiter.hit_all([(key, 1) for key in keys])
-        done = 1
-        for turn in range(40):
-            task = asyncio.ensure_future(limiter.hit_all([(key, 1) for key in keys]))
-            await asyncio.sleep(turn * 0.000_05)
-            task.cancel()
-            try:
-                await task
-                done += 1
-            except asyncio.CancelledError:
-                pass
-        await asyncio.sleep(0.3)  # refunds are on their way; nothing signals their end
+    async def charged() -> list[int]:
+        return [1_000 - (await limiter.peek(key)).remaining for key in keys]
 
-        async def charged() -> list[int]:
-            return [1_000 - (await limiter.peek(key)).remaining for key in keys]
+    async def are_refunded() -> bool:
+        # One subject's charge may have been under way in each cancelled call.
+        return sum(await charged()) <= 3 * done + (41 - done)
 
-        async def are_refunded() -> bool:
-            # One subject's charge may have been under way in each cancelled call.
-            return sum(await charged()) <= 3 * done + (41 - done)
-
-        await soon(are_refunded)
-        assert min(await charged()) >= done
-        assert limiter.unsettled == 0
-        await limiter.close()
-
-    asyncio.run(main())
+    await soon(are_refunded)
+    assert min(await charged()) >= done
+    assert limiter.unsettled == 0
+    await limiter.close()
 
 
 @pytest.mark.parametrize(("where", "lost"), [("refund", 1), ("peek", 0)])
@@ -159,37 +151,33 @@ def test_interrupted_during_the_releases_of_a_sequential_hit(store: str, subject
     limiter.close()
 
 
-def test_cancelled_during_the_refunds_of_a_sequential_hit(store: str, subject: str) -> None:
+async def test_cancelled_during_the_refunds_of_a_sequential_hit(store: str, subject: str) -> None:
     """As above, for coroutines, again and again."""
+    limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=store, timeout=PATIENCE)
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
+    keys = [f"{subject}-{number}" for number in range(5)]
+    await limiter.hit(keys[-1], 1_000)
 
-    async def main() -> None:
-        limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=store, timeout=PATIENCE)
-        limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
-        keys = [f"{subject}-{number}" for number in range(5)]
-        await limiter.hit(keys[-1], 1_000)
+    async def cancel(call: StoreCall, ahead: Any) -> Any:
+        ours = asyncio.current_task()
+        if call.mode == "refund" and ours is not None and ours.get_name() == OURS:
+            ours.cancel()
+        return await ahead()
 
-        async def cancel(call: StoreCall, ahead: Any) -> Any:
-            ours = asyncio.current_task()
-            if call.mode == "refund" and ours is not None and ours.get_name() == OURS:
-                ours.cancel()
-            return await ahead()
+    intercept(limiter, cancel)
+    for _ in range(10):
+        items = [(key, 1) for key in keys]
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(limiter.hit_all(items), name=OURS)
 
-        intercept(limiter, cancel)
-        for _ in range(10):
-            items = [(key, 1) for key in keys]
-            with pytest.raises(asyncio.CancelledError):
-                await asyncio.create_task(limiter.hit_all(items), name=OURS)
+    async def are_back() -> bool:
+        left = [(await limiter.peek(key)).remaining for key in keys[1:-1]]
+        return left == [1_000] * 3
 
-        async def are_back() -> bool:
-            left = [(await limiter.peek(key)).remaining for key in keys[1:-1]]
-            return left == [1_000] * 3
-
-        await soon(are_back)
-        assert (await limiter.peek(keys[0])).remaining >= 990  # as far as they were sent
-        assert limiter.unsettled == 10
-        await limiter.close()
-
-    asyncio.run(main())
+    await soon(are_back)
+    assert (await limiter.peek(keys[0])).remaining >= 990  # as far as they were sent
+    assert limiter.unsettled == 10
+    await limiter.close()
 
 
 def test_no_thread_for_late_refunds(
@@ -337,20 +325,16 @@ def test_no_thread_waits_for_released_leases(place: str, subject: str) -> None:
         time.sleep(0.01)  # no event signals the end of a thread
 
 
-def test_a_cancelled_renewal_is_a_lost_lease(place: str, subject: str) -> None:
+async def test_a_cancelled_renewal_is_a_lost_lease(place: str, subject: str) -> None:
     """If a program cancels every task, as at its shutdown, the holder learns of the loss."""
-
-    async def main() -> None:
-        limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
-        lost = asyncio.Event()
-        async with limiter.hold(subject, on_lost=lost.set) as lease:
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-            await asyncio.wait_for(lost.wait(), PATIENCE)
-            assert lease.lost
-        await limiter.close()
-
-    asyncio.run(main())
+    limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
+    lost = asyncio.Event()
+    async with limiter.hold(subject, on_lost=lost.set) as lease:
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait_for(lost.wait(), PATIENCE)
+        assert lease.lost
+    await limiter.close()
 
 
 def test_a_lease_outlives_the_loop_that_took_it(store: str, subject: str) -> None:

@@ -320,67 +320,57 @@ def test_the_store_goes_away(make: Make, subject: str, on_error: str) -> None:
     assert (len(crowd.passed), len(crowd.errors)) == (passed, 4 - passed)
 
 
-def test_cancelled(place: str, subject: str) -> None:
+async def test_cancelled(place: str, subject: str) -> None:
     """The first, one in the middle and the last leave the line; the others pass in their order."""
+    limiter = AsyncLimiter(LIMIT, store=place, timeout=PATIENCE)
+    await limiter.hit(subject, 4)
+    passed: list[int] = []
 
-    async def main() -> None:
-        limiter = AsyncLimiter(LIMIT, store=place, timeout=PATIENCE)
-        await limiter.hit(subject, 4)
-        passed: list[int] = []
+    async def wait(number: int) -> None:
+        await limiter.wait(subject)
+        passed.append(number)
 
-        async def wait(number: int) -> None:
-            await limiter.wait(subject)
-            passed.append(number)
+    async def stand(count: int) -> None:
+        await soon(lambda: asyncio.sleep(0, standing(limiter) == count))
 
-        async def stand(count: int) -> None:
-            await soon(lambda: asyncio.sleep(0, standing(limiter) == count))
-
-        tasks = []
-        for number in range(6):
-            tasks.append(asyncio.ensure_future(wait(number)))
-            await stand(number + 1)
-        for number in (0, 3, 5):
-            tasks[number].cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await tasks[number]
-        await stand(3)
-        await limiter.refund(subject, 4)
-        await asyncio.gather(*(tasks[number] for number in (1, 2, 4)))
-        assert passed == [1, 2, 4]
-        assert not limiter._core.lines
-        await limiter.close()
-
-    asyncio.run(main())
+    tasks = []
+    for number in range(6):
+        tasks.append(asyncio.ensure_future(wait(number)))
+        await stand(number + 1)
+    for number in (0, 3, 5):
+        tasks[number].cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[number]
+    await stand(3)
+    await limiter.refund(subject, 4)
+    await asyncio.gather(*(tasks[number] for number in (1, 2, 4)))
+    assert passed == [1, 2, 4]
+    assert not limiter._core.lines
+    await limiter.close()
 
 
-def test_cancelled_when_its_turn_comes(place: str, subject: str) -> None:
+async def test_cancelled_when_its_turn_comes(place: str, subject: str) -> None:
     """A task is cancelled after it was woken: the next one is woken in its place."""
+    limiter = AsyncLimiter(Concurrency(1, lease=600), store=place, timeout=PATIENCE)
+    entered: list[int] = []
 
-    async def main() -> None:
-        limiter = AsyncLimiter(Concurrency(1, lease=600), store=place, timeout=PATIENCE)
-        entered: list[int] = []
+    async def hold(number: int) -> None:
+        async with limiter.hold(subject, timeout=300):
+            entered.append(number)
 
-        async def hold(number: int) -> None:
-            async with limiter.hold(subject, timeout=300):
-                entered.append(number)
-
-        for turns in range(6):
-            async with limiter.hold(subject):
-                tasks = []
-                for number in range(3):
-                    tasks.append(asyncio.ensure_future(hold(number)))
-                    await soon(
-                        lambda count=number + 1: asyncio.sleep(0, standing(limiter) == count)
-                    )  # type: ignore[misc]
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            tasks[0].cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            assert entered[-2:] == [1, 2]
-        assert not limiter._core.lines
-        await limiter.close()
-
-    asyncio.run(main())
+    for turns in range(6):
+        async with limiter.hold(subject):
+            tasks = []
+            for number in range(3):
+                tasks.append(asyncio.ensure_future(hold(number)))
+                await soon(lambda count=number + 1: asyncio.sleep(0, standing(limiter) == count))  # type: ignore[misc]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert entered[-2:] == [1, 2]
+    assert not limiter._core.lines
+    await limiter.close()
 
 
 def test_two_event_loops(place: str, subject: str) -> None:

@@ -13,7 +13,7 @@ from limiter import StoreUnavailable, outage
 from limiter.log_throttle import PAUSE
 from service.demo.servers import HOST, free_port
 from tests.calls.conftest import Make
-from tests.calls.support import PLENTY
+from tests.calls.support import PATIENCE, PLENTY
 from tests.proxy import Proxy, cut
 
 
@@ -22,9 +22,9 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
-        real = time.monotonic
-        monkeypatch.setattr(outage, "monotonic", lambda: real() + self.ahead)
-        monkeypatch.setattr("limiter.log_throttle.monotonic", lambda: real() + self.ahead)
+        began = time.monotonic()
+        monkeypatch.setattr(outage, "monotonic", lambda: began + self.ahead)
+        monkeypatch.setattr("limiter.log_throttle.monotonic", lambda: began + self.ahead)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_one_line_when_it_goes_and_one_when_it_is_back(
 ) -> None:
     """In between at most one line every ten seconds, with the number of failed calls."""
     url = f"redis://127.0.0.1:{proxy.port}"
-    limiter = make_on(url, PLENTY, on_error=on_error, timeout=1.0)
+    limiter = make_on(url, PLENTY, on_error=on_error, timeout=PATIENCE)
 
     def hit() -> None:
         try:
@@ -91,7 +91,7 @@ def test_limiters_that_share_a_store_share_the_line(
     make_on: Make, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The store fails for all of them at once: one line."""
-    first = make_on(f"redis://127.0.0.1:{proxy.port}", PLENTY, on_error="allow", timeout=1.0)
+    first = make_on(f"redis://127.0.0.1:{proxy.port}", PLENTY, on_error="allow", timeout=PATIENCE)
     inner: Any = getattr(first, "inner", first)
     second = make_on(inner, PLENTY, on_error="deny", name="second")
     proxy.replies = cut

@@ -361,35 +361,31 @@ def test_a_refusal_and_a_failed_refund(slots: Slots) -> None:
     assert reservation.lefts() == [[3, 999], [0, 996], [4, 1_000]]
 
 
-def test_a_cancelled_one(cluster: Cluster, new_subject: Any) -> None:
+async def test_a_cancelled_one(cluster: Cluster, new_subject: Any) -> None:
     """In slots of their own: earlier charges are refunded, and their records deleted."""
+    limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=cluster.url, timeout=PATIENCE)
+    core, subjects = limiter._core, [new_subject() for _ in range(3)]
+    reached = asyncio.Event()
 
-    async def main() -> None:
-        limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=cluster.url, timeout=PATIENCE)
-        core, subjects = limiter._core, [new_subject() for _ in range(3)]
-        reached = asyncio.Event()
+    async def around(call: StoreCall, ahead: Any) -> Any:
+        if call.mode == "reserve" and max(subjects).encode() in call.keys[0]:
+            reached.set()
+            await asyncio.Event().wait()
+        return await ahead()
 
-        async def around(call: StoreCall, ahead: Any) -> Any:
-            if call.mode == "reserve" and max(subjects).encode() in call.keys[0]:
-                reached.set()
-                await asyncio.Event().wait()
-            return await ahead()
+    intercept(limiter, around)
+    parts = [Part(core.plan, subject, 10) for subject in subjects]
+    task = asyncio.ensure_future(core.drive(reserve_flow(core, parts, "r1", 60)))
+    await reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
-        intercept(limiter, around)
-        parts = [Part(core.plan, subject, 10) for subject in subjects]
-        task = asyncio.ensure_future(core.drive(reserve_flow(core, parts, "r1", 60)))
-        await reached.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    async def refunded() -> bool:
+        return min([(await limiter.peek(subject)).remaining for subject in subjects]) == 1_000
 
-        async def refunded() -> bool:
-            return min([(await limiter.peek(subject)).remaining for subject in subjects]) == 1_000
-
-        await soon(refunded)
-        intercept(limiter, None)
-        assert await core.drive(settle_flow(core, parts, "r1")) == [NONE] * 3
-        assert limiter.unsettled == 0
-        await limiter.close()
-
-    asyncio.run(main())
+    await soon(refunded)
+    intercept(limiter, None)
+    assert await core.drive(settle_flow(core, parts, "r1")) == [NONE] * 3
+    assert limiter.unsettled == 0
+    await limiter.close()

@@ -375,42 +375,38 @@ def test_interrupted_while_it_is_entered(store: str, new_subject: Any) -> None:
     limiter.close()
 
 
-def test_cancelled_while_it_is_settled(store: str, new_subject: Any) -> None:
+async def test_cancelled_while_it_is_settled(store: str, new_subject: Any) -> None:
     """All of it is settled, by ``settle`` and by the end of a body that failed."""
     keys = [new_subject() for _ in range(2)]
+    limiter = AsyncLimiter(FixedWindow(10, "day"), store=store, timeout=PATIENCE)
+    by_one(limiter)
 
-    async def main() -> None:
-        limiter = AsyncLimiter(FixedWindow(10, "day"), store=store, timeout=PATIENCE)
-        by_one(limiter)
+    async def cancel(call: StoreCall, ahead: Any) -> Any:
+        if call.mode != "hit":
+            task.cancel()
+        return await ahead()
 
-        async def cancel(call: StoreCall, ahead: Any) -> Any:
-            if call.mode != "hit":
-                task.cancel()
-            return await ahead()
+    async def body(actual: list[int] | None) -> None:
+        async with limiter.reserve_all([(key, 5) for key in keys]) as reserved:
+            if actual is None:
+                raise OwnError
+            await reserved.settle(actual)
 
-        async def body(actual: list[int] | None) -> None:
-            async with limiter.reserve_all([(key, 5) for key in keys]) as reserved:
-                if actual is None:
-                    raise OwnError
-                await reserved.settle(actual)
+    for actual, expected in (([2, 6], [8, 4]), (None, [10, 10])):
+        intercept(limiter, cancel)
+        task = asyncio.create_task(body(actual))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        intercept(limiter, None)
 
-        for actual, expected in (([2, 6], [8, 4]), (None, [10, 10])):
-            intercept(limiter, cancel)
-            task = asyncio.create_task(body(actual))
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            intercept(limiter, None)
+        async def settled(expected: list[int] = expected) -> bool:
+            return [(await limiter.peek(key)).remaining for key in keys] == expected
 
-            async def settled(expected: list[int] = expected) -> bool:
-                return [(await limiter.peek(key)).remaining for key in keys] == expected
-
-            await soon(settled)
-            for key in keys:
-                await limiter.reset(key)
-        assert limiter.unsettled == 0
-        await limiter.close()
-
-    asyncio.run(main())
+        await soon(settled)
+        for key in keys:
+            await limiter.reset(key)
+    assert limiter.unsettled == 0
+    await limiter.close()
 
 
 def test_without_the_store(make_on: Make, proxy: Proxy, new_subject: Any) -> None:

@@ -24,8 +24,8 @@ from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM
 from limiter.web.wiring import GuardSettings
 from tests.asgi.support import ask as ask_asgi
-from tests.asgi.support import in_a_loop
 from tests.service.support import ROOT
+from tests.transport.support import in_loop
 from tests.wsgi.support import ask as ask_wsgi
 
 PAGE = (ROOT / "docs" / "frameworks.md").read_text()
@@ -81,17 +81,15 @@ def _answers(app: Any, count: int) -> list[tuple[int, str]]:
             answers.append((answer.code, answer["RateLimit-Policy"]))
         return answers
 
-    @in_a_loop
     async def ask_all() -> None:
         for _ in range(count):
             answer = await ask_asgi(app)
             answers.append((answer.status, answer.headers["ratelimit-policy"]))
 
-    ask_all()
+    in_loop(ask_all())
     return answers
 
 
-@in_a_loop
 async def test_the_route_has_its_own_limit() -> None:
     """The route of the FastAPI example admits five requests."""
     names = _names('@app.get("/search"')
@@ -100,7 +98,6 @@ async def test_the_route_has_its_own_limit() -> None:
     assert statuses == [200] * 5 + [429]
 
 
-@in_a_loop
 async def test_users_of_fastapi_have_their_own_counts() -> None:
     """The example's dependency finds the user; a wrong token gets a 401."""
     names = _names("def current_user_id")

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ import pytest
 
 from service.demo.servers import HOST
 from tests.service.support import ROOT, clean_environment
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 
 
 class Process:
@@ -86,9 +87,18 @@ def _port_for_later() -> int:
 
 
 class Demo:
-    """``make demo`` in a session of its own, with a temporary folder of its own."""
+    """``make demo`` in a session of its own, with a temporary folder of its own.
 
-    def __init__(self, folder: Path, *options: str, **variables: str) -> None:
+    ``program`` is what the recipe of ``make demo`` runs, or ``make`` itself.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        program: Sequence[str] = (sys.executable, "-m", "service.demo"),
+        **variables: str,
+    ) -> None:
         self.port = _port_for_later()
         self.url = f"http://127.0.0.1:{self.port}"
         self.temporary = folder / "tmp"
@@ -100,11 +110,7 @@ class Demo:
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
                 # A demo under nohup ignores SIGHUP; tests under nohup must not pass that on.
-                [
-                    *("env", "--default-signal=HUP"),
-                    *(sys.executable, "-m", "service.demo", f"--port={self.port}"),
-                    *options,
-                ],
+                ["env", "--default-signal=HUP", *program, f"--port={self.port}", *options],
                 env=clean_environment(TMPDIR=str(self.temporary), **variables),
                 cwd=ROOT,
                 stdout=output,
@@ -117,10 +123,11 @@ class Demo:
         """The demo's output."""
         return self._log.read_text()
 
-    def wait_for(self, text: str) -> None:
+    def wait_for(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until the demo has printed this."""
         until(
             lambda: text in self.log or self.process.poll() is not None,
+            seconds,
             what=lambda: f"no {text!r} in:\n{self.log}",
         )
         assert text in self.log, self.log

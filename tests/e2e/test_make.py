@@ -1,14 +1,17 @@
-"""The Makefile's first steps, before a long one runs."""
+"""The Makefile's first steps, before a long one runs, and the demo of a fresh clone."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.service.support import ROOT, clean_environment
+from tests.e2e.support import Demo
+from tests.service.support import ROOT, clean_environment, get
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -109,3 +112,31 @@ def test_an_audit_without_a_database_fails(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "the database of PyPI did not answer" in done.stderr
+
+
+@pytest.mark.slow(10)
+@pytest.mark.timeout(200)
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
+def test_the_demo_of_a_fresh_clone_limits(tmp_path: Path) -> None:
+    """As printed in README.md, but uv installs what it needs, since pip takes ten times as long."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    program = ("sh", "-c", 'exec make "PIP=$0 -m uv pip" demo DEMO="$*"', sys.executable)
+    with Demo(
+        tmp_path,
+        *("--instances=1", "--nodes=1"),
+        program=("env", "-C", str(clone), *program),
+        UV_PYTHON=str(clone / ".venv/bin/python"),  # the only one that uv may change
+        LIMITER_LIMITS="1/hour",
+        **dict.fromkeys(("LOCKED", "MAKEFLAGS", "PYTHONPATH"), ""),
+    ) as demo:
+        demo.wait_for("Ready", 150)
+        assert [get(f"{demo.url}/demo-service/hello").status for _ in range(2)] == [200, 429]
+        demo.stop(signal.SIGTERM)  # make passes it on
+        assert not [each for each in demo.left_behind() if "/uv-" not in each]  # a lock of uv
+    changed = ["git", "-C", str(clone), "status", "--porcelain", "--ignored"]
+    made = subprocess.run(changed, check=True, capture_output=True, text=True).stdout
+    assert [line for line in made.splitlines() if "__pycache__" not in line] == [
+        "!! .venv/",
+        "!! slotgate.egg-info/",
+    ]

@@ -5,7 +5,6 @@ Its clock is tested in ``tests/memory/test_clock.py``.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -58,15 +57,12 @@ def test_one_store_is_away_for_all_that_share_it(place: str, subject: str) -> No
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_away_for_coroutines(place: str, subject: str, named: bool) -> None:
-    async def main() -> None:
-        limiter = AsyncLimiter("2/minute", store=place, timeout=5, on_error="local", local_share=2)
-        with store_away(limiter if named else None):
-            assert [bool(await limiter.hit(subject)) for _ in range(2)] == [True, False]
-        assert (await limiter.hit(subject)).remaining == 1
-        await limiter.close()
-
-    asyncio.run(main())
+async def test_away_for_coroutines(place: str, subject: str, named: bool) -> None:
+    limiter = AsyncLimiter("2/minute", store=place, timeout=5, on_error="local", local_share=2)
+    with store_away(limiter if named else None):
+        assert [bool(await limiter.hit(subject)) for _ in range(2)] == [True, False]
+    assert (await limiter.hit(subject)).remaining == 1
+    await limiter.close()
 
 
 def test_reset_forgets_everything_in_this_process() -> None:
@@ -116,23 +112,20 @@ def test_intercept_sees_each_call(place: str, subject: str) -> None:
     assert all(subject.encode() in key for key in whole)
 
 
-def test_an_answer_is_lost(place: str, subject: str) -> None:
+async def test_an_answer_is_lost(place: str, subject: str) -> None:
     """The call is charged all the same; a coroutine function may await the call."""
 
     async def lost(call: StoreCall, ahead: Callable[[], Any]) -> Any:
         await ahead()
         raise StoreUnavailable("no answer in time")
 
-    async def main() -> None:
-        limiter = AsyncLimiter("3/minute", store=place, timeout=5)
-        intercept(limiter, lost)
-        with pytest.raises(StoreUnavailable, match="no answer"):
-            await limiter.hit(subject)
-        intercept(limiter, lambda _, ahead: ahead())
-        assert (await limiter.peek(subject)).remaining == 2
-        await limiter.close()
-
-    asyncio.run(main())
+    limiter = AsyncLimiter("3/minute", store=place, timeout=5)
+    intercept(limiter, lost)
+    with pytest.raises(StoreUnavailable, match="no answer"):
+        await limiter.hit(subject)
+    intercept(limiter, lambda _, ahead: ahead())
+    assert (await limiter.peek(subject)).remaining == 2
+    await limiter.close()
 
 
 LIMITER = Limiter("1000/minute", store="memory://")

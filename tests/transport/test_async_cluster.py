@@ -25,107 +25,93 @@ def table(asker: Asker) -> Any:
 
 
 @pytest.mark.parametrize("policy", [PLENTY, LOG], ids=lambda policy: policy.algorithm)
-def test_a_slot_half_moved(
+async def test_a_slot_half_moved(
     cluster: Cluster, move: Move, new_subject: Callable[[], str], kind: str, policy: Any
 ) -> None:
     """ASK, for many calls at once: new subjects live in the new place already, old ones in the old."""
-
-    async def main() -> None:
-        async with Asker(cluster.url, policy) as asker:
-            await asker.open()
-            olds = [new_subject() for _ in range(10)]
-            news = [new_subject() for _ in range(10)]
-            for old in olds:
-                await asker.hit(old, tag=TAG)
-            move.begin()
-            for flushed in (False, True, False):
-                if flushed:
-                    for client in move.clients:
-                        client.script_flush()
-                assert all(
-                    await asyncio.gather(*(asker.hit(key, tag=TAG) for key in (*olds, *news)))
-                )
-            for key in (*olds, *news):
-                charged = 4 if key in olds else 3
-                left = (await asker.ask("peek", key, tag=TAG)).remaining
-                assert left == policy.capacity - charged
-
-    in_loop(main(), kind)
+    async with Asker(cluster.url, policy) as asker:
+        await asker.open()
+        olds = [new_subject() for _ in range(10)]
+        news = [new_subject() for _ in range(10)]
+        for old in olds:
+            await asker.hit(old, tag=TAG)
+        move.begin()
+        for flushed in (False, True, False):
+            if flushed:
+                for client in move.clients:
+                    client.script_flush()
+            assert all(await asyncio.gather(*(asker.hit(key, tag=TAG) for key in (*olds, *news))))
+        for key in (*olds, *news):
+            charged = 4 if key in olds else 3
+            left = (await asker.ask("peek", key, tag=TAG)).remaining
+            assert left == policy.capacity - charged
 
 
-def test_cancelled_while_half_moved(
+async def test_cancelled_while_half_moved(
     cluster: Cluster, move: Move, new_subject: Callable[[], str], kind: str
 ) -> None:
     """An ASKING and its command stay together if a caller gives up: no other call is disturbed."""
     draw = random.Random(4)
+    async with Asker(cluster.url, timeout=5.0) as asker:
+        await asker.open()
+        move.begin()
+        keys = [new_subject() for _ in range(10)]
+        elsewhere = [new_subject() for _ in range(10)]
+        sent: Counter[str] = Counter()
+        answered: Counter[str] = Counter()
 
-    async def main() -> None:
-        async with Asker(cluster.url, timeout=5.0) as asker:
-            await asker.open()
-            move.begin()
-            keys = [new_subject() for _ in range(10)]
-            elsewhere = [new_subject() for _ in range(10)]
-            sent: Counter[str] = Counter()
-            answered: Counter[str] = Counter()
+        async def caller(key: str, tag: str | None) -> None:
+            for _ in range(15):
+                sent[key] += 1
+                task = asyncio.ensure_future(asker.hit(key, tag=tag))
+                if tag and draw.random() < 0.5:
+                    await asyncio.sleep(draw.choice([0.0, draw.uniform(0.0, 0.002)]))
+                    task.cancel()
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    answered[key] += 1
+                    charged = PLENTY.limit - task.result().remaining
+                    assert answered[key] <= charged <= sent[key]
 
-            async def caller(key: str, tag: str | None) -> None:
-                for _ in range(15):
-                    sent[key] += 1
-                    task = asyncio.ensure_future(asker.hit(key, tag=tag))
-                    if tag and draw.random() < 0.5:
-                        await asyncio.sleep(draw.choice([0.0, draw.uniform(0.0, 0.002)]))
-                        task.cancel()
-                    await asyncio.wait([task])
-                    if not task.cancelled():
-                        answered[key] += 1
-                        charged = PLENTY.limit - task.result().remaining
-                        assert answered[key] <= charged <= sent[key]
-
-            await asyncio.gather(
-                *(caller(key, TAG) for key in keys), *(caller(key, None) for key in elsewhere)
-            )
-            assert sum(answered.values()) < sum(sent.values())
-            for key in elsewhere:
-                assert await asker.used(key) == 15
-
-    in_loop(main(), kind)
+        await asyncio.gather(
+            *(caller(key, TAG) for key in keys), *(caller(key, None) for key in elsewhere)
+        )
+        assert sum(answered.values()) < sum(sent.values())
+        for key in elsewhere:
+            assert await asker.used(key) == 15
 
 
 @pytest.mark.slow
-def test_a_slot_that_moves_to_and_fro_under_load(
+async def test_a_slot_that_moves_to_and_fro_under_load(
     cluster: Cluster, move: Move, subject: str, kind: str
 ) -> None:
     """No error for limiters of one key, and every call counts once."""
+    async with Asker(cluster.url, timeout=5.0) as asker:
+        await asker.open()
+        counts: Counter[str] = Counter()
+        ended = False
 
-    async def main() -> None:
-        async with Asker(cluster.url, timeout=5.0) as asker:
-            await asker.open()
-            counts: Counter[str] = Counter()
-            ended = False
+        async def load(number: int) -> None:
+            while not ended:
+                key = f"{subject}-{number}-{counts.total() % 3}"
+                assert (await asker.hit(key, tag=TAG)).granted == 1
+                counts[key] += 1
+                await asyncio.sleep(0.001)
 
-            async def load(number: int) -> None:
-                while not ended:
-                    key = f"{subject}-{number}-{counts.total() % 3}"
-                    assert (await asker.hit(key, tag=TAG)).granted == 1
-                    counts[key] += 1
-                    await asyncio.sleep(0.001)
+        async def moves() -> None:
+            loop = asyncio.get_running_loop()
+            for _ in range(4):
+                for step in (move.begin, move.keys, move.end):
+                    await loop.run_in_executor(None, step)
+                    await asyncio.sleep(0.2)
 
-            async def moves() -> None:
-                loop = asyncio.get_running_loop()
-                for _ in range(4):
-                    for step in (move.begin, move.keys, move.end):
-                        await loop.run_in_executor(None, step)
-                        await asyncio.sleep(0.2)
-
-            callers = [asyncio.ensure_future(load(number)) for number in range(16)]
-            await moves()
-            ended = True
-            await asyncio.gather(*callers)
-            for key, count in counts.items():
-                left = (await asker.ask("peek", key, tag=TAG)).remaining
-                assert left == PLENTY.limit - count
-
-    in_loop(main(), kind)
+        callers = [asyncio.ensure_future(load(number)) for number in range(16)]
+        await moves()
+        ended = True
+        await asyncio.gather(*callers)
+        for key, count in counts.items():
+            left = (await asker.ask("peek", key, tag=TAG)).remaining
+            assert left == PLENTY.limit - count
 
 
 def test_a_primary_that_became_a_replica(make_server: Callable[..., Server], kind: str) -> None:
@@ -156,16 +142,12 @@ def test_a_primary_that_became_a_replica(make_server: Callable[..., Server], kin
     other.close()
 
 
-def test_one_reading_for_all_callers(cluster: Cluster, subject: str, kind: str) -> None:
+async def test_one_reading_for_all_callers(cluster: Cluster, subject: str, kind: str) -> None:
     """The slot table was not read before: one call reads it, and the others wait for that."""
-
-    async def main() -> None:
-        async with Asker(cluster.url) as asker:
-            found = await asyncio.gather(*(asker.hit(f"{subject}-{n}") for n in range(64)))
-            assert {each.remaining for each in found} == {PLENTY.limit - 1}
-            assert table(asker).readings == 1
-
-    in_loop(main(), kind)
+    async with Asker(cluster.url) as asker:
+        found = await asyncio.gather(*(asker.hit(f"{subject}-{n}") for n in range(64)))
+        assert {each.remaining for each in found} == {PLENTY.limit - 1}
+        assert table(asker).readings == 1
 
 
 @pytest.mark.parametrize("where", ["single", "cluster"])

@@ -84,61 +84,49 @@ def test_a_loop_that_was_closed_at_once(own: Server, kind: str) -> None:
         until(lambda: clients(own) == 0)
 
 
-def test_a_transport_that_is_forgotten_leaves_nothing(
+async def test_a_transport_that_is_forgotten_leaves_nothing(
     own: Server, cluster: Cluster, kind: str
 ) -> None:
     """Connections are closed with the object that had them, while the loop goes on."""
-
-    async def main() -> None:
-        for url in (own.url, cluster.url):
-            asker = Asker(url)
-            await asker.hit("u")
-            del asker
-
-        async def gone() -> bool:
-            gc.collect()
-            return clients(own) == 0
-
-        await soon(gone)
-
-    in_loop(main(), kind)
-
-
-def test_forgotten_in_another_thread(own: Server, kind: str) -> None:
-    """The loop of the connections closes them."""
-
-    async def main() -> None:
-        askers = [Asker(own.url)]
-        await askers[0].hit("u")
-        thread = threading.Thread(target=askers.clear)
-        thread.start()
-
-        async def gone() -> bool:
-            return clients(own) == 0
-
-        await soon(gone)
-        thread.join()
-
-    in_loop(main(), kind)
-
-
-def test_forgotten_while_it_connects(proxy: Proxy, kind: str) -> None:
-    """The late connection is closed."""
-
-    async def main() -> None:
-        proxy.replies = delay(0.05)
-        asker = Asker(proxy.url, timeout=0.02)
-        with contextlib.suppress(Exception):
-            await asker.hit("u")
+    for url in (own.url, cluster.url):
+        asker = Asker(url)
+        await asker.hit("u")
         del asker
 
-        async def gone() -> bool:
-            gc.collect()
-            return not proxy._open
+    async def gone() -> bool:
+        gc.collect()
+        return clients(own) == 0
 
-        await soon(gone)
+    await soon(gone)
 
-    in_loop(main(), kind)
+
+async def test_forgotten_in_another_thread(own: Server, kind: str) -> None:
+    """The loop of the connections closes them."""
+    askers = [Asker(own.url)]
+    await askers[0].hit("u")
+    thread = threading.Thread(target=askers.clear)
+    thread.start()
+
+    async def gone() -> bool:
+        return clients(own) == 0
+
+    await soon(gone)
+    thread.join()
+
+
+async def test_forgotten_while_it_connects(proxy: Proxy, kind: str) -> None:
+    """The late connection is closed."""
+    proxy.replies = delay(0.05)
+    asker = Asker(proxy.url, timeout=0.02)
+    with contextlib.suppress(Exception):
+        await asker.hit("u")
+    del asker
+
+    async def gone() -> bool:
+        gc.collect()
+        return not proxy._open
+
+    await soon(gone)
 
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.03])
@@ -207,27 +195,23 @@ def test_a_fork_has_its_own_connections(own: Server, kind: str) -> None:
     in_loop(asker.transport.close(), kind)
 
 
-def test_a_child_does_not_hold_its_parents_connections(own: Server, kind: str) -> None:
+async def test_a_child_does_not_hold_its_parents_connections(own: Server, kind: str) -> None:
     """When the parent closes a connection, the server sees its end, while the child lives."""
-
-    async def main() -> None:
-        asker = Asker(own.url)
-        await asker.hit("u")
-        going, ended = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(ended)
-            os.read(going, 1)  # until the parent has closed its end
-            os._exit(0)
-        os.close(going)
-        try:
-            await asker.transport.close()
-            until(lambda: clients(own) == 0)
-        finally:
-            os.close(ended)
-            os.waitpid(pid, 0)
-
-    in_loop(main(), kind)
+    asker = Asker(own.url)
+    await asker.hit("u")
+    going, ended = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(ended)
+        os.read(going, 1)  # until the parent has closed its end
+        os._exit(0)
+    os.close(going)
+    try:
+        await asker.transport.close()
+        until(lambda: clients(own) == 0)
+    finally:
+        os.close(ended)
+        os.waitpid(pid, 0)
 
 
 def test_asyncio_run(own: Server) -> None:

@@ -133,7 +133,7 @@ def test_a_call_that_was_cancelled_before_it_was_sent_is_not_sent(
     assert in_loop(main(), kind) == 5
 
 
-def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str) -> None:
+async def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str) -> None:
     """The connection stays; a late reply reaches no other call, and its call counts once."""
     late_ones_ended = threading.Event()
 
@@ -141,28 +141,25 @@ def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str
         late_ones_ended.wait(10)
         return data
 
-    async def main() -> None:
-        async with Asker(proxy.url, timeout=20.0) as asker:
-            await asker.open()
-            await asker.hit(subject, 7)
-            made = proxy.connections
-            proxy.replies = hold_back
-            # A busy loop needs some time to send calls that are too late to be answered.
-            soon_over = time.monotonic() + 0.5
-            late = [spent(asker.hit(subject, 5, deadline=soon_over)) for _ in range(4)]
-            in_time = [asyncio.ensure_future(asker.hit(f"{subject}-{n}", 3)) for n in range(4)]
-            found = await asyncio.gather(*late)
-            assert {type(answer) for _, answer in found} == {StoreUnavailable}
-            late_ones_ended.set()
-            assert [(await call).remaining for call in in_time] == [PLENTY.limit - 3] * 4
-            proxy.mend()
-            assert (await asker.hit(subject)).remaining == PLENTY.limit - 28
-            assert proxy.connections == made
-
-    in_loop(main(), kind)
+    async with Asker(proxy.url, timeout=20.0) as asker:
+        await asker.open()
+        await asker.hit(subject, 7)
+        made = proxy.connections
+        proxy.replies = hold_back
+        # A busy loop needs some time to send calls that are too late to be answered.
+        soon_over = time.monotonic() + 0.5
+        late = [spent(asker.hit(subject, 5, deadline=soon_over)) for _ in range(4)]
+        in_time = [asyncio.ensure_future(asker.hit(f"{subject}-{n}", 3)) for n in range(4)]
+        found = await asyncio.gather(*late)
+        assert {type(answer) for _, answer in found} == {StoreUnavailable}
+        late_ones_ended.set()
+        assert [(await call).remaining for call in in_time] == [PLENTY.limit - 3] * 4
+        proxy.mend()
+        assert (await asker.hit(subject)).remaining == PLENTY.limit - 28
+        assert proxy.connections == made
 
 
-def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) -> None:
+async def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) -> None:
     """No data comes for the whole timeout, also if no caller waits for it any more."""
     arrived = threading.Event()
 
@@ -170,21 +167,18 @@ def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) 
         arrived.set()
         return b""
 
-    async def main() -> None:
-        async with Asker(proxy.url, timeout=0.5) as asker:
-            await asker.ready(subject)
-            connection = asker.connection
-            proxy.requests = keep
-            task = asyncio.ensure_future(asker.hit(subject))
-            await asyncio.get_running_loop().run_in_executor(None, arrived.wait, 10)
-            task.cancel()
-            await asyncio.wait([task])
-            await asyncio.wait([connection.ended], timeout=10.0)
-            assert connection.closed
-            proxy.mend()
-            assert (await asker.ready(subject)).remaining == PLENTY.limit - 2
-
-    in_loop(main(), kind)
+    async with Asker(proxy.url, timeout=0.5) as asker:
+        await asker.ready(subject)
+        connection = asker.connection
+        proxy.requests = keep
+        task = asyncio.ensure_future(asker.hit(subject))
+        await asyncio.get_running_loop().run_in_executor(None, arrived.wait, 10)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.wait([connection.ended], timeout=10.0)
+        assert connection.closed
+        proxy.mend()
+        assert (await asker.ready(subject)).remaining == PLENTY.limit - 2
 
 
 def test_flushed_with_many_calls_under_way(own: Server, kind: str) -> None:
@@ -235,78 +229,62 @@ def test_flushed_all_the_time(own: Server, kind: str) -> None:
         client.close()
 
 
-def test_closed_while_calls_are_under_way(proxy: Proxy, subject: str, kind: str) -> None:
+async def test_closed_while_calls_are_under_way(proxy: Proxy, subject: str, kind: str) -> None:
     """They get their replies; later calls have another connection."""
-
-    async def main() -> None:
-        async with Asker(proxy.url) as asker:
-            await asker.hit(subject)
-            proxy.replies = delay(0.1)
-            calls = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
-            while len(asker.connection.sent) < 5:
-                await asyncio.sleep(0)
-            connection = asker.connection
-            await asyncio.gather(asker.transport.close(), *calls)
-            assert connection.ended.done()
-            assert [call.result().granted for call in calls] == [1] * 5
-            proxy.mend()
-            assert await asker.used(subject) == 6
-
-    in_loop(main(), kind)
+    async with Asker(proxy.url) as asker:
+        await asker.hit(subject)
+        proxy.replies = delay(0.1)
+        calls = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
+        while len(asker.connection.sent) < 5:
+            await asyncio.sleep(0)
+        connection = asker.connection
+        await asyncio.gather(asker.transport.close(), *calls)
+        assert connection.ended.done()
+        assert [call.result().granted for call in calls] == [1] * 5
+        proxy.mend()
+        assert await asker.used(subject) == 6
 
 
-def test_closed_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None:
+async def test_closed_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None:
     """A call that waits for a connection gets another one."""
-
-    async def main() -> None:
-        async with Asker(proxy.url) as asker:
-            proxy.replies = delay(0.05)
-            call = asyncio.ensure_future(asker.hit(subject))
-            await asyncio.sleep(0.02)
-            closed = asker.transport._last
-            await asker.transport.close()
-            assert (await call).granted == 1
-            assert all_ended(closed)
-
-    in_loop(main(), kind)
+    async with Asker(proxy.url) as asker:
+        proxy.replies = delay(0.05)
+        call = asyncio.ensure_future(asker.hit(subject))
+        await asyncio.sleep(0.02)
+        closed = asker.transport._last
+        await asker.transport.close()
+        assert (await call).granted == 1
+        assert all_ended(closed)
 
 
 @pytest.mark.parametrize("where", ["single", "cluster"])
-def test_closed_in_the_turn_in_which_a_call_began(
+async def test_closed_in_the_turn_in_which_a_call_began(
     store: str, cluster: Cluster, subject: str, kind: str, where: str
 ) -> None:
     """The task that it waits for is cancelled before its first step: the call makes another one."""
-
-    async def main() -> None:
-        async with Asker(store if where == "single" else cluster.url) as asker:
-            call = asyncio.ensure_future(asker.hit(subject))
-            await asyncio.sleep(0)
-            closed = asker.transport._last
-            await asker.transport.close()
-            assert (await asyncio.wait_for(call, 10)).granted == 1
-            assert all_ended(closed)
-
-    in_loop(main(), kind)
+    async with Asker(store if where == "single" else cluster.url) as asker:
+        call = asyncio.ensure_future(asker.hit(subject))
+        await asyncio.sleep(0)
+        closed = asker.transport._last
+        await asker.transport.close()
+        assert (await asyncio.wait_for(call, 10)).granted == 1
+        assert all_ended(closed)
 
 
-def test_a_reading_that_began_after_close_leaves_no_connection(
+async def test_a_reading_that_began_after_close_leaves_no_connection(
     cluster: Cluster, subject: str, kind: str
 ) -> None:
     """As when a call that was under way failed after ``close``: the slot table is then read anew."""
-
-    async def main() -> None:
-        async with Asker(cluster.url) as asker:
-            await asker.ready(subject)
-            closed: Any = asker.transport._last
-            await asker.transport.close()
-            closed._table.read_at = -math.inf  # so long ago that it may be read again
-            closed.failed(asker.plan.call("hit", subject, 1))
-            await asyncio.wait([closed._reading])
-            assert closed._table.readings == 2
-            assert closed.closer.connections
-            assert all_ended(closed)
-
-    in_loop(main(), kind)
+    async with Asker(cluster.url) as asker:
+        await asker.ready(subject)
+        closed: Any = asker.transport._last
+        await asker.transport.close()
+        closed._table.read_at = -math.inf  # so long ago that it may be read again
+        closed.failed(asker.plan.call("hit", subject, 1))
+        await asyncio.wait([closed._reading])
+        assert closed._table.readings == 2
+        assert closed.closer.connections
+        assert all_ended(closed)
 
 
 def all_ended(loop_transport: Any) -> bool:
@@ -315,22 +293,18 @@ def all_ended(loop_transport: Any) -> bool:
 
 
 @pytest.mark.parametrize("where", ["single", "cluster"])
-def test_every_task_cancelled_in_the_turn_in_which_a_call_began(
+async def test_every_task_cancelled_in_the_turn_in_which_a_call_began(
     store: str, cluster: Cluster, subject: str, kind: str, where: str
 ) -> None:
     """As when a program is terminated; the next call is decided."""
-
-    async def main() -> None:
-        async with Asker(store if where == "single" else cluster.url) as asker:
-            call = asyncio.ensure_future(asker.hit(subject))
-            await asyncio.sleep(0)
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await call
-            assert (await asyncio.wait_for(asker.hit(subject), 10)).remaining == PLENTY.limit - 1
-
-    in_loop(main(), kind)
+    async with Asker(store if where == "single" else cluster.url) as asker:
+        call = asyncio.ensure_future(asker.hit(subject))
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert (await asyncio.wait_for(asker.hit(subject), 10)).remaining == PLENTY.limit - 1
 
 
 class Ended(asyncio.Future[Any]):
@@ -352,7 +326,7 @@ def first_step_at_once(
     return ended
 
 
-def test_a_task_that_ends_before_it_is_assigned(store: str, kind: str) -> None:
+async def test_a_task_that_ends_before_it_is_assigned(store: str, kind: str) -> None:
     """A failure at once is reported to its own caller, and not to every later one."""
     settings = redis.asyncio.ConnectionPool.from_url(store).connection_kwargs
     troubles = [redis.ConnectionError("not yet")]
@@ -362,86 +336,66 @@ def test_a_task_that_ends_before_it_is_assigned(store: str, kind: str) -> None:
             raise troubles.pop()
         return redis.asyncio.Connection(**settings)
 
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        closer = ConnectionCloser(loop, lambda _: None)
-        node = AsyncNode(connection, "store", 2.0, 2.0, ("localhost", 0), closer)
-        loop.set_task_factory(first_step_at_once)
-        with pytest.raises(StoreUnavailable, match="not yet"):
-            await node.take(time.monotonic() + 2)
-        loop.set_task_factory(None)
-        assert (await node.take(time.monotonic() + 2)).is_ready()
-        await closer.close(2.0)
-
-    in_loop(main(), kind)
+    loop = asyncio.get_running_loop()
+    closer = ConnectionCloser(loop, lambda _: None)
+    node = AsyncNode(connection, "store", 2.0, 2.0, ("localhost", 0), closer)
+    loop.set_task_factory(first_step_at_once)
+    with pytest.raises(StoreUnavailable, match="not yet"):
+        await node.take(time.monotonic() + 2)
+    loop.set_task_factory(None)
+    assert (await node.take(time.monotonic() + 2)).is_ready()
+    await closer.close(2.0)
 
 
-def test_a_node_that_has_left_keeps_no_connection(store: str, kind: str) -> None:
+async def test_a_node_that_has_left_keeps_no_connection(store: str, kind: str) -> None:
     """A call that still waits for one gets it: as after a failover with dead machines."""
     settings = redis.asyncio.ConnectionPool.from_url(store).connection_kwargs
-
-    async def main() -> None:
-        closer = ConnectionCloser(asyncio.get_running_loop(), lambda _: None)
-        connect = partial(redis.asyncio.Connection, **settings)
-        node = AsyncNode(connect, "store", 0.1, 2.0, ("localhost", 0), closer)
-        used = await node.take(time.monotonic() + 2)
-        node.leave()
-        waited = await node.take(time.monotonic() + 2)
-        assert waited.is_ready()
-        await asyncio.wait_for(asyncio.wait([used.ended, waited.ended]), 10)
-        assert not node.has_idle
-
-    in_loop(main(), kind)
+    closer = ConnectionCloser(asyncio.get_running_loop(), lambda _: None)
+    connect = partial(redis.asyncio.Connection, **settings)
+    node = AsyncNode(connect, "store", 0.1, 2.0, ("localhost", 0), closer)
+    used = await node.take(time.monotonic() + 2)
+    node.leave()
+    waited = await node.take(time.monotonic() + 2)
+    assert waited.is_ready()
+    await asyncio.wait_for(asyncio.wait([used.ended, waited.ended]), 10)
+    assert not node.has_idle
 
 
-def test_cancelled_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None:
+async def test_cancelled_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None:
     """Another caller that waits gets the connection; the cancelled call charges nothing."""
-
-    async def main() -> None:
-        async with Asker(proxy.url) as asker:
-            proxy.replies = delay(0.03)
-            first = asyncio.ensure_future(asker.hit(subject))
-            second = asyncio.ensure_future(asker.hit(subject))
-            await asyncio.sleep(0.02)
-            first.cancel()
-            assert (await second).remaining == PLENTY.limit - 1
-            assert first.cancelled()
-            proxy.mend()
-            assert proxy.connections == 1
-
-    in_loop(main(), kind)
+    async with Asker(proxy.url) as asker:
+        proxy.replies = delay(0.03)
+        first = asyncio.ensure_future(asker.hit(subject))
+        second = asyncio.ensure_future(asker.hit(subject))
+        await asyncio.sleep(0.02)
+        first.cancel()
+        assert (await second).remaining == PLENTY.limit - 1
+        assert first.cancelled()
+        proxy.mend()
+        assert proxy.connections == 1
 
 
-def test_connections_that_were_killed(own: Server, kind: str) -> None:
+async def test_connections_that_were_killed(own: Server, kind: str) -> None:
     """CLIENT KILL between two calls: noticed before anything is sent, also by a loop that was busy."""
-
-    async def main() -> None:
-        async with Asker(own.url, timeout=5.0) as asker:
-            await asker.hit("u")
-            client = own.client()
-            for calls in range(2, 5):
-                client.execute_command("CLIENT KILL TYPE normal SKIPME yes")  # blocks the loop
-                until(lambda: client.info("clients")["connected_clients"] == 1)
-                await asyncio.sleep(0.002 * (calls == 3))
-                time.sleep(0.05)  # blocks the loop on purpose: it does not learn of the end
-                assert (await asker.hit("u")).remaining == PLENTY.limit - calls
-            client.close()
-
-    in_loop(main(), kind)
+    async with Asker(own.url, timeout=5.0) as asker:
+        await asker.hit("u")
+        client = own.client()
+        for calls in range(2, 5):
+            client.execute_command("CLIENT KILL TYPE normal SKIPME yes")  # blocks the loop
+            until(lambda: client.info("clients")["connected_clients"] == 1)
+            await asyncio.sleep(0.002 * (calls == 3))
+            time.sleep(0.05)  # blocks the loop on purpose: it does not learn of the end
+            assert (await asker.hit("u")).remaining == PLENTY.limit - calls
+        client.close()
 
 
-def test_errors_are_each_callers_own(proxy: Proxy, kind: str) -> None:
+async def test_errors_are_each_callers_own(proxy: Proxy, kind: str) -> None:
     """Callers that fail together do not share one exception, which would collect their tracebacks."""
-
-    async def main() -> None:
-        async with Asker(proxy.url) as asker:
-            await asker.hit("u")
-            proxy.requests = cut
-            found = [
-                answer
-                for _, answer in await asyncio.gather(*(spent(asker.hit("u")) for _ in range(3)))
-            ]
-            assert all(isinstance(error, LimiterError) for error in found)
-            assert len({id(error) for error in found}) == 3
-
-    in_loop(main(), kind)
+    async with Asker(proxy.url) as asker:
+        await asker.hit("u")
+        proxy.requests = cut
+        found = [
+            answer for _, answer in await asyncio.gather(*(spent(asker.hit("u")) for _ in range(3)))
+        ]
+        assert all(isinstance(error, LimiterError) for error in found)
+        assert len({id(error) for error in found}) == 3

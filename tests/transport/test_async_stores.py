@@ -49,18 +49,14 @@ def name(monkeypatch: pytest.MonkeyPatch) -> Name:
 
 
 @pytest.mark.parametrize("first", ["deaf", "refuses"])
-def test_a_name_of_which_one_address_leads_nowhere(
+async def test_a_name_of_which_one_address_leads_nowhere(
     server: Server, deaf: str, subject: str, first: str, name: Name, kind: str
 ) -> None:
     """No address takes the whole connect_timeout."""
     port = int(deaf.rpartition(":")[2]) if first == "deaf" else free_port()
-
-    async def main() -> None:
-        name((HOST, port), (HOST, server.port))
-        async with Asker(f"redis://store.example:{server.port}", timeout=20.0) as asker:
-            assert (await asker.hit(subject)).granted == 1
-
-    in_loop(main(), kind)
+    name((HOST, port), (HOST, server.port))
+    async with Asker(f"redis://store.example:{server.port}", timeout=20.0) as asker:
+        assert (await asker.hit(subject)).granted == 1
 
 
 @pytest.mark.slow
@@ -167,30 +163,24 @@ def test_a_name_server_that_answers_again(
         enough.set()
 
 
-def test_tls_to_a_name_that_the_certificate_does_not_have(tls_server: Server, kind: str) -> None:
+async def test_tls_to_a_name_that_the_certificate_does_not_have(
+    tls_server: Server, kind: str
+) -> None:
     """The certificate is checked for the name, and not for the address that it resolves to."""
-
-    async def main() -> None:
-        async with Asker(tls_server.url.replace(HOST, "localhost"), timeout=5.0) as asker:
-            with pytest.raises(StoreUnavailable, match=r"(?i)certificate.*localhost"):
-                await asker.hit("u")
-
-    in_loop(main(), kind)
+    async with Asker(tls_server.url.replace(HOST, "localhost"), timeout=5.0) as asker:
+        with pytest.raises(StoreUnavailable, match=r"(?i)certificate.*localhost"):
+            await asker.hit("u")
 
 
-def test_a_server_gone_with_tls(
+async def test_a_server_gone_with_tls(
     certificates: Certificates, tls_binary: Any, make_server: MakeServer, kind: str
 ) -> None:
     """The end of the old connection is noticed, and the next call finds the new server."""
     server = make_server(tls_binary, tls=certificates)
-
-    async def main() -> None:
-        async with Asker(server.url) as asker:
-            await asker.hit("u")
-            server.restart()
-            assert (await asker.hit("u")).remaining == PLENTY.limit - 1
-
-    in_loop(main(), kind)
+    async with Asker(server.url) as asker:
+        await asker.hit("u")
+        server.restart()
+        assert (await asker.hit("u")).remaining == PLENTY.limit - 1
 
 
 def client_of_replicas(kit: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 
 import pytest
 
@@ -12,7 +13,7 @@ from limiter.transport.wire import bulk
 from service.demo.servers import HOST, Cluster, Server, free_port
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter, Maker
-from tests.transport.support import dripping, outcome, timed, until, within_deadline
+from tests.transport.support import PATIENCE, dripping, outcome, timed, until, within_deadline
 
 TIMEOUT = 0.1
 
@@ -89,7 +90,7 @@ def test_a_slow_answer_byte_by_byte(make_limiter: MakeLimiter) -> None:
 
 def test_a_slow_answer_in_time(make_any: Maker, proxy: Proxy, subject: str) -> None:
     """A reply that is slower than usual is no failure."""
-    limiter = make_any(proxy.url, timeout=1.0).open()
+    limiter = make_any(proxy.url, timeout=10.0).open()
     proxy.replies = delay(0.05)
     assert not limiter.hit(subject).degraded
 
@@ -118,7 +119,8 @@ def test_a_slow_connection_serves_the_next_caller(
     proxy.mend()
     made = proxy.connections
     until(lambda: limiter._core.transport._node._idle)  # type: ignore[attr-defined]
-    assert not limiter.hit(subject).degraded
+    call = limiter._core.plan.call("hit", subject, 1)
+    assert limiter._core.transport.run(call, time.monotonic() + PATIENCE)
     assert proxy.connections == made
 
 
@@ -126,15 +128,15 @@ def test_a_slow_connection_serves_the_next_caller(
 def test_the_fallback_is_in_time_too(make_any: Maker, own: Server, on_error: str) -> None:
     """A fallback's decision comes no later than a store's."""
     limiter = make_any(own.url, timeout=TIMEOUT, on_error=on_error).open()
+    decisions: list[Decision] = []
     own.pause()
     try:
-        decisions: list[Decision] = []
-        took = min(timed(lambda: decisions.append(limiter.hit("u"))) for _ in range(5))
+        within_deadline(lambda: decisions.append(limiter.hit("u")), TIMEOUT)
     finally:
         own.resume()
-    assert took <= 1.25 * TIMEOUT + 0.010
-    assert [decision.degraded for decision in decisions] == [True] * 5
-    assert [decision.allowed for decision in decisions] == [on_error == "allow"] * 5
+    assert {(decision.degraded, decision.allowed) for decision in decisions} == {
+        (True, on_error == "allow")
+    }
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from service.demo.servers import Server
 from tests.proxy import Cut, Hook, Proxy, cut, cut_after, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, Maker
 from tests.transport.support import LOG, ONE_OF_EACH, PLENTY, outcome, scripts_run, until, used
+from tests.waiting import STALL
 
 TIMEOUT = 0.1
 
@@ -230,7 +231,7 @@ def test_a_faulty_connection_is_never_used_again(
     make_limiter: MakeLimiter, proxy: Proxy, subject: str, fault: Hook
 ) -> None:
     """The next call gets another connection."""
-    limiter = make_limiter(proxy.url, timeout=0.2).open()
+    limiter = make_limiter(proxy.url, timeout=STALL).open()
     proxy.replies = fault
     with pytest.raises(StoreUnavailable):
         limiter.hit(subject, cost=9)

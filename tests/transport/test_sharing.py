@@ -65,15 +65,16 @@ def test_as_many_connections_as_callers(
 ) -> None:
     """No call waits for a pool: none of 40 gets its reply before all of them were sent."""
     limiter = make_limiter(proxy.url, timeout=30.0).open()
-    all_sent = threading.Barrier(40)
+    all_sent, decisions = threading.Barrier(40), []
 
     def wait_for_all(data: bytes) -> bytes:
-        if data.startswith(b"*"):  # a decision
-            all_sent.wait(20)
+        if data.startswith((b"*", b"$")):  # no answer of a handshake
+            decisions.append(all_sent.wait(20))
         return data
 
     proxy.replies = wait_for_all
     in_threads(40, lambda _: bool(limiter.hit(subject)))
+    assert len(decisions) == 40
     proxy.mend()
     assert used(limiter, subject) == 40
 

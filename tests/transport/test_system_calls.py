@@ -164,7 +164,7 @@ def test_signals_do_not_extend_a_call(
 
     own.pause()
     try:
-        assert timed(fails) < 2.0
+        assert timed(fails) < 20  # with the timeout begun anew by each signal it would not end
     finally:
         own.resume()
     assert storm["signals"]
