@@ -107,7 +107,7 @@ def test_every_command_has_examples() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
+def test_examples_run(name: str, line: str, store: str, subject: str, tmp_path: Path) -> None:
     """With another address, subject and program, but otherwise as they are written."""
     assert line.startswith(f"limiter {name}")
     line = line.replace("redis://127.0.0.1:6379/0", store)
@@ -117,6 +117,7 @@ def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
     if name in ("check", "explain", "simulate"):
         line = line.replace("policies.toml", "docs/policies.example.toml")
         line = re.sub(r"access\.log\S*", "tests/simulate/access.log", line)
+        line = line.replace("report.html", f"{tmp_path}/report.html")
     done = shell(line, LIMITER_STORE=store)
     assert done.returncode == 0, done.stderr
     assert done.stdout
