@@ -156,8 +156,9 @@ def _rates(setup: _Setup) -> dict[str, float]:
     with progress("the decision service", effort.repetitions * len(runs)) as step:
         now = chunks.pop(NOW)
         measured = ratios(floor, now, effort, step, *chunks.values())
-    for costs in runs.values():
-        del costs[0]  # the first run is for the caches
+    if effort.repetitions > 1:
+        for costs in runs.values():
+            del costs[0]  # the first run is for the caches
     measured.record(section, setup.column)
     figures = section.figures[setup.column]
     for comparison in section.compared.values():

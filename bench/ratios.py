@@ -139,7 +139,8 @@ def ratios(
 ) -> Ratios:
     """Measure each case as a multiple of the floor: the median over all repetitions, in random order.
 
-    A chunk is between two chunks of the floor, so a machine that becomes slower or faster changes both.
+    A chunk is between two chunks of the floor, so a machine that becomes slower or faster changes both. The
+    first run of each chunk is for the caches, unless there is one repetition, which is no measurement.
     Within a repetition the median of these ratios counts, so an interrupted chunk does not matter.
     ``before`` has the cases of another revision's library, which are measured in the same way.
     """
@@ -150,16 +151,18 @@ def ratios(
         for name, chunk in chunks.items()
     ]
     floors: list[Cost] = []
-    for chunk in (floor, *(chunk for chunk, _ in cases)):
-        chunk()
+    if effort.repetitions > 1:
+        for chunk in (floor, *(chunk for chunk, _ in cases)):
+            chunk()
     for _ in range(effort.repetitions):
+        floors.append(floor())
         for chunk, costs in random.sample(cases, len(cases)):
-            beside, own = [floor()], []
+            beside, own = floors[-1:], []
             for _ in range(effort.pairs):
                 own.append(chunk())
                 beside.append(floor())
             costs.append(Cost(*(_median_ratio(own, beside, of) for of in (_time, _processor))))
-            floors += beside
+            floors += beside[1:]
             step()
     return Ratios(
         *measured,

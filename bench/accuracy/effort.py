@@ -27,4 +27,4 @@ class Effort(NamedTuple):
 
 # Two seconds: some other libraries count in whole seconds, so a shorter period would be unfair to them.
 FULL = Effort(20, 2_000_000, ((7, 1_000_000), (1, 1_000_000)), 200, 2_000, 6, 5_000_000, 4.0)
-QUICK = Effort(10, 1_000_000, ((3, 1_000_000),), 6, 60, 3, 1_500_000, 0.6)
+QUICK = Effort(10, 1_000_000, ((3, 1_000_000),), 6, 60, 2, 1_500_000, 0.6)

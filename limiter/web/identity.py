@@ -39,6 +39,9 @@ _PAIR = rf'({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")'
 _PAIRS = re.compile(_PAIR)
 _ELEMENT = re.compile(rf"[ \t]*(?:{_PAIR}[ \t]*)?(?:;[ \t]*(?:{_PAIR}[ \t]*)?)*")
 
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PLAIN_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+
 # A NAT64 gateway writes IPv4 addresses in this network (RFC 6052): by /64 they would all be one caller.
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -64,7 +67,8 @@ def of_peer(peer: str | None, prefix: int = PREFIX) -> str:
 
 @lru_cache(maxsize=4096)
 def _of_peer(peer: str, prefix: int) -> str:
-    return subject(parse(peer), prefix)
+    # An IPv4 address as its subject is written; to parse it takes ten times as long.
+    return peer if _PLAIN_IPV4.fullmatch(peer) else subject(parse(peer), prefix)
 
 
 class TrustedNetworks(tuple[Network, ...]):

@@ -195,7 +195,7 @@ def test_a_renewal_that_fails_by_an_unexpected_error(
     told: list[str] = []
 
     async def main() -> None:
-        limiter = AsyncLimiter(Concurrency(1, lease=0.1), store="memory://")
+        limiter = AsyncLimiter(Concurrency(1, lease=3), store="memory://")
 
         async def fails(call: StoreCall, ahead: Any) -> Any:
             if call.mode == "renew":
@@ -207,7 +207,7 @@ def test_a_renewal_that_fails_by_an_unexpected_error(
             while not lease.lost:
                 await asyncio.sleep(0.01)  # no event signals it
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), 20))
     assert told == ["lost"]
     assert "an unexpected fault" in caplog.text
 

@@ -27,7 +27,7 @@ from tests.service.support import ROOT
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 #: Files of functions that use locks, connections and threads, or have finalizers.
-RISKY = re.compile(r"/limiter/|/redis/|/threading\.py")
+RISKY = re.compile(r"/limiter/(transport|leases|lines|\w*threads?)|/redis/conn|/threading\.py")
 
 #: A shell that prints each signal that it gets, and ends when the file $1 is removed.
 LISTENS = """

@@ -192,7 +192,7 @@ def test_a_move_that_ends_meanwhile(
 def test_redirects_in_a_circle(make_any: Maker, cluster: Cluster) -> None:
     """More than three redirects: the cluster is in trouble."""
     with Proxy((HOST, cluster.nodes[0].port)) as proxy:
-        limiter = make_any(cluster.url, on_error="deny").open()
+        limiter = make_any(cluster.url, on_error="deny", timeout=20.0).open()
         key = next(f"u{n}" for n in range(99) if cluster.primary_of(f"u{n}") is cluster.nodes[0])
         slot, table, sent = key_slot(key.encode()), slot_table(limiter), []
         node = table.owners[slot] = table.node_at((HOST, proxy.port))
