@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import limiter
 from limiter import log_throttle
@@ -99,8 +99,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-# A busy machine makes an example slow, not wrong; in CI the same examples run every time.
-settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")
+# A busy machine makes an example slow, not wrong. The same examples run every time, so that no run fails by
+# chance; a run with TEST_DEPTH looks for new ones.
+settings.register_profile(
+    "ours",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="TEST_DEPTH" not in os.environ,
+)
 settings.load_profile("ours")
 # For other Pythons: this Python runs all examples.
 settings.register_profile("few", settings.get_profile("ours"), max_examples=10)
