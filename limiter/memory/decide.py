@@ -45,22 +45,20 @@ def ask(template: CallTemplate, takes: bool, steps: Sequence[Step]) -> Outcome:
     charges = takes and fits
     reply, writes = [], []
     for place, (block, step, wait_us) in enumerate(zip(blocks, steps, waits, strict=True)):
+        cost = block.cost
         granted, delay_us = 0, 0 if wait_us else step.delay_us
         if same_lease:
-            granted, wait_us, delay_us = step.held or block.cost, 0, 0
+            granted, wait_us, delay_us = step.held or cost, 0, 0
         elif charges and step.held:
             granted = step.held
-        elif charges and not wait_us and block.cost:
+        elif charges and not wait_us and cost:
             granted = step.room if take is None else min(step.room, take)
-            granted = block.cost if block.cost <= granted else granted - granted % template.step
+            granted = cost if cost <= granted else granted - granted % template.step
             step.charge(granted)
-        if (
-            takes
-            and block.cost
-            and (step.needs_repair or (granted and not same_lease and not step.held))
-        ):
+        if takes and cost and (step.needs_repair or (granted and not same_lease and not step.held)):
             writes.append(place)
-        reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
+        room = step.room
+        reply += [granted, room if room > 0 else 0, wait_us, step.reset_us, delay_us]
     return Outcome(reply, writes)
 
 

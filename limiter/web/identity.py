@@ -10,7 +10,6 @@ from ipaddress import (
     IPv4Network,
     IPv6Address,
     IPv6Network,
-    ip_address,
 )
 
 from limiter.errors import LimiterError
@@ -150,7 +149,8 @@ def _read(text: str) -> Address:
     try:
         if not good:
             raise ValueError
-        address = ip_address(bare.partition("%")[0])
+        kind = IPv6Address if ":" in bare else IPv4Address  # ip_address tries both
+        address: Address = kind(bare.partition("%")[0])
     except ValueError:
         raise NoAddress(f"{text[:64]!r} is no address") from None
     if isinstance(address, IPv6Address):
