@@ -29,12 +29,19 @@ def read_setup() -> ConfigParser:
     return found
 
 
-#: The tests that depend most on the interpreter: values, bytes, sockets and threads, on a real server.
+#: The tests that depend most on the interpreter: values, bytes, addresses, sockets and threads, on a real
+#: server. (`tests/deploy/test_release.py` installs the library on each Python.)
 TESTS = [
-    *("tests/limiter", "tests/web", "tests/memory/test_vectors.py", "tests/transport/test_once.py"),
-    # These depend on time and on commands, and take as long as all others.
-    *("--ignore=tests/limiter/test_plan.py", "--ignore=tests/limiter/test_prepaid.py"),
-    *("--ignore=tests/web/test_guard.py", "--ignore=tests/web/test_new_subjects.py"),
+    *(
+        "tests/limiter",
+        "--ignore=tests/limiter/test_plan.py",
+        "--ignore=tests/limiter/test_prepaid.py",
+    ),
+    *(
+        f"tests/web/test_{name}.py"
+        for name in ("headers", "identity", "middlewares", "paths", "request", "subjects")
+    ),
+    *("tests/memory/test_vectors.py", "tests/transport/test_once.py"),
 ]
 #: The tests that depend on the version of redis-py, and those that depend on other packages.
 OF_REDIS = ["tests/transport/test_async_once.py", "tests/transport/test_redispy.py"]

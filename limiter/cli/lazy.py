@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from limiter.cli.exit_codes import by_output
+
 
 class Entry(NamedTuple):
     """The module that defines a command by its name, and the command's summary in one line."""
@@ -22,6 +24,16 @@ class LazyGroup(click.Group):
     def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self._entries = entries
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        """Read the command line; ``--help`` and ``--version`` print here."""
+        with by_output():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        with by_output():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in the order in which the help lists them."""

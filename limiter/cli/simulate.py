@@ -38,6 +38,7 @@ Exit codes:
   0    the report is complete
   1    the policy file is wrong, or a log cannot be read or has no known format
   2    the command line or a variable is wrong
+  5    standard output cannot be written
   130  interrupted: the report is about the part that was read
 """
 

@@ -26,8 +26,11 @@ def ask(template: CallTemplate, takes: bool, steps: Sequence[Step]) -> Outcome:
     waits, fits, take = [], True, None
     leases = holding = 0
     for block, step in zip(blocks, steps, strict=True):
-        wanted = at_least if 0 < at_least < block.cost else block.cost
         leases += block.policy.leases
+        if step.room >= block.cost and not step.held:  # most calls
+            waits.append(0)
+            continue
+        wanted = at_least if 0 < at_least < block.cost else block.cost
         holding += step.held > 0
         room = max(step.room, 0)
         if room < wanted and not step.held:
@@ -39,24 +42,23 @@ def ask(template: CallTemplate, takes: bool, steps: Sequence[Step]) -> Outcome:
             take = room if take is None else min(take, room)
     # A holder that asks for its lease again holds the same lease: it is not charged twice.
     same_lease = takes and holding == leases > 0
+    charges = takes and fits
     reply, writes = [], []
     for place, (block, step, wait_us) in enumerate(zip(blocks, steps, waits, strict=True)):
+        cost = block.cost
         granted, delay_us = 0, 0 if wait_us else step.delay_us
         if same_lease:
-            granted, wait_us, delay_us = step.held or block.cost, 0, 0
-        elif takes and fits and step.held:
+            granted, wait_us, delay_us = step.held or cost, 0, 0
+        elif charges and step.held:
             granted = step.held
-        elif takes and fits and not wait_us and block.cost:
+        elif charges and not wait_us and cost:
             granted = step.room if take is None else min(step.room, take)
-            granted = block.cost if block.cost <= granted else granted - granted % template.step
+            granted = cost if cost <= granted else granted - granted % template.step
             step.charge(granted)
-        if (
-            takes
-            and block.cost
-            and (step.needs_repair or (granted and not same_lease and not step.held))
-        ):
+        if takes and cost and (step.needs_repair or (granted and not same_lease and not step.held)):
             writes.append(place)
-        reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
+        room = step.room
+        reply += [granted, room if room > 0 else 0, wait_us, step.reset_us, delay_us]
     return Outcome(reply, writes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 #: Lua's numbers are doubles, which cannot hold every integer above this.
@@ -16,17 +17,18 @@ Layouts = dict[int, struct.Struct]
 DOUBLES: Layouts = {8 * count: struct.Struct(f"<{count}d") for count in (2, 3)}
 
 
-def numbers(state: Hash | None, field: str, layouts: Layouts = DOUBLES) -> tuple[int, ...]:
+def numbers(state: Hash | None, field: str, layouts: Layouts = DOUBLES) -> Sequence[int]:
     """Read the whole numbers of a field; an unreadable field has none."""
     raw = state.get(field) if state else None
     if raw is None or len(raw) not in layouts:
         return ()
-    values = layouts[len(raw)].unpack(raw)
-    for number in values:
-        # NaN and infinity fail this comparison.
-        if not 0 <= number < EXACT or number % 1:
+    values = []
+    for number in layouts[len(raw)].unpack(raw):
+        # NaN and infinity fail the first comparison.
+        if not 0 <= number < EXACT or (value := int(number)) != number:
             return ()
-    return tuple(map(int, values))
+        values.append(value)
+    return values
 
 
 class Step:

@@ -54,7 +54,7 @@ def caveats(file: PolicyFile, replay: Replay, report: Report, counts: Counts) ->
         )
     if counts.late:
         yield (
-            f"{counts.late:,} lines were left out, since they are too far out of order, or far ahead of the "
+            f"{counts.late:,} lines were left out, since they are too far out of order or far ahead of the "
             f"next line: sort the log, name each of its files, or give a longer --tolerance"
         )
     if len(report.logs) > 1:

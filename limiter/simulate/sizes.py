@@ -7,6 +7,7 @@ these numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 #: A key's entry in the table of keys, and the object of its value.
 _ENTRY = 24 + 16
@@ -20,6 +21,7 @@ _QUICKLIST, _NODE = 48, 32
 _TIMES_IN_NODE = (_LONGEST_LISTPACK - _LISTPACK) // _TIME
 
 
+@cache
 def key_bytes(name_length: int) -> int:
     """Return the bytes of a key with a name of this length, without its value."""
     header = 2 if name_length < 32 else 4
@@ -28,15 +30,19 @@ def key_bytes(name_length: int) -> int:
 
 def hash_bytes(fields: Mapping[str, bytes]) -> int:
     """Return the bytes of a hash."""
-    texts = sum(_text_bytes(len(name)) + _text_bytes(len(value)) for name, value in fields.items())
+    texts = 0
+    for name, value in fields.items():
+        texts += _text_bytes(len(name)) + _text_bytes(len(value))
     return allocated(_LISTPACK + texts)
 
 
+@cache
 def _text_bytes(length: int) -> int:
     """Return the bytes of a text in a listpack: with a header, and its own length behind it."""
     return length + (2 if length < 64 else 3)
 
 
+@cache
 def list_bytes(times: int) -> int:
     """Return the bytes of a list of times."""
     if times <= _TIMES_IN_NODE:
@@ -46,6 +52,7 @@ def list_bytes(times: int) -> int:
     return _QUICKLIST + nodes + (_NODE + allocated(_LISTPACK + rest * _TIME) if rest else 0)
 
 
+@cache
 def allocated(size: int) -> int:
     """Return the bytes that jemalloc allocates for a size: four classes for each doubling."""
     step = 16 if size <= 128 else 1 << ((size - 1).bit_length() - 3)

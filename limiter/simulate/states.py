@@ -80,20 +80,28 @@ class States:
 
     def usage(self, plan: Plan, now_us: int) -> Usage:
         """Return the keys that a server would have now, and their bytes."""
-        sizes = [self._bytes(plan, *each) for each in self._live(now_us)]
-        return Usage(len(sizes), sum(sizes))
+        keys = size = 0
+        suffix = len(own_suffix(self._policies[0]))
+        for subject, state in self._live(now_us):
+            keys += 1
+            name = len(plan.state(subject)[0]) + suffix
+            size += key_bytes(name) + (
+                list_bytes(len(state)) if self._is_list else hash_bytes(state)
+            )
+        return Usage(keys, size)
 
     def _live(self, now_us: int) -> Iterator[tuple[Key, Any]]:
         before_us = max(0, now_us - _SLACK_US)
+        policies, field, only = self._policies, self._field, self._only
         for values in (self._young, self._old):
-            for subject, value in values.items():
-                state = value if self._field is None else {self._field: value}
-                if any(policy.step(state, before_us).reset_us for policy in self._policies):
-                    yield subject, state
-
-    def _bytes(self, plan: Plan, subject: Key, state: Any) -> int:
-        name = len(plan.state(subject)[0]) + len(own_suffix(self._policies[0]))
-        return key_bytes(name) + (list_bytes(len(state)) if self._is_list else hash_bytes(state))
+            for subject, state in values.items():
+                if field is not None:
+                    only[field] = state
+                    state = only
+                for policy in policies:
+                    if policy.step(state, before_us).reset_us:
+                        yield subject, state
+                        break
 
 
 def states_of(plan: Plan) -> list[States]:

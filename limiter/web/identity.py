@@ -10,7 +10,6 @@ from ipaddress import (
     IPv4Network,
     IPv6Address,
     IPv6Network,
-    ip_address,
 )
 
 from limiter.errors import LimiterError
@@ -39,6 +38,9 @@ _PAIR = rf'({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")'
 _PAIRS = re.compile(_PAIR)
 _ELEMENT = re.compile(rf"[ \t]*(?:{_PAIR}[ \t]*)?(?:;[ \t]*(?:{_PAIR}[ \t]*)?)*")
 
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PLAIN_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
+
 # A NAT64 gateway writes IPv4 addresses in this network (RFC 6052): by /64 they would all be one caller.
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -64,7 +66,8 @@ def of_peer(peer: str | None, prefix: int = PREFIX) -> str:
 
 @lru_cache(maxsize=4096)
 def _of_peer(peer: str, prefix: int) -> str:
-    return subject(parse(peer), prefix)
+    # An IPv4 address as its subject is written; to parse it takes ten times as long.
+    return peer if _PLAIN_IPV4.fullmatch(peer) else subject(parse(peer), prefix)
 
 
 class TrustedNetworks(tuple[Network, ...]):
@@ -146,7 +149,8 @@ def _read(text: str) -> Address:
     try:
         if not good:
             raise ValueError
-        address = ip_address(bare.partition("%")[0])
+        kind = IPv6Address if ":" in bare else IPv4Address  # ip_address tries both
+        address: Address = kind(bare.partition("%")[0])
     except ValueError:
         raise NoAddress(f"{text[:64]!r} is no address") from None
     if isinstance(address, IPv6Address):

@@ -99,11 +99,14 @@ class Match:
         return not (self.methods or self.hosts or self.paths)
 
     def _named(self, path: str) -> Mapping[str, str] | None:
-        matches = (expression.fullmatch(path) for expression in self.paths)
-        parts = next((match.groupdict() for match in matches if match), None)
-        if parts and NO_SLASH in path:
-            return {name: part.replace(NO_SLASH, "/") for name, part in parts.items()}
-        return parts
+        for expression in self.paths:
+            match = expression.fullmatch(path)
+            if match is not None:
+                parts = match.groupdict()
+                if NO_SLASH in path:
+                    return {name: part.replace(NO_SLASH, "/") for name, part in parts.items()}
+                return parts
+        return None
 
     def _has_host(self, host: str) -> bool:
         if "," in host:  # two fields, joined: the application may use either

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import shlex
@@ -78,7 +79,7 @@ finally:
         for name in found["--help"]
         if name.partition("limiter.cli")[2][:1] == "." or name == "limiter.cli"
     }
-    assert ours == {"limiter.cli", "limiter.cli.lazy"}
+    assert ours == {"limiter.cli", "limiter.cli.exit_codes", "limiter.cli.lazy"}
     for modules in found.values():
         assert not modules & {"flask", "tomllib", "tomli", "limiter.policyfile", "service"}
 
@@ -106,7 +107,7 @@ def test_every_command_has_examples() -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
+def test_examples_run(name: str, line: str, store: str, subject: str, tmp_path: Path) -> None:
     """With another address, subject and program, but otherwise as they are written."""
     assert line.startswith(f"limiter {name}")
     line = line.replace("redis://127.0.0.1:6379/0", store)
@@ -116,6 +117,7 @@ def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
     if name in ("check", "explain", "simulate"):
         line = line.replace("policies.toml", "docs/policies.example.toml")
         line = re.sub(r"access\.log\S*", "tests/simulate/access.log", line)
+        line = line.replace("report.html", f"{tmp_path}/report.html")
     done = shell(line, LIMITER_STORE=store)
     assert done.returncode == 0, done.stderr
     assert done.stdout
@@ -215,6 +217,23 @@ def test_another_package_of_the_name_is_one_line(tmp_path: Path, overwritten: li
         "the same name: accepted is one of them; pip uninstall limiter slotgate, then install slotgate "
         "again\n"
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+@pytest.mark.parametrize("line", ["--help", "scripts token_bucket"])
+def test_a_full_disk_is_one_line(line: str) -> None:
+    """Behind standard output, whatever prints; it is no denial. A reader that has gone is no error."""
+    words = [sys.executable, "-m", "limiter", *line.split()]
+    environment = clean_environment()
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(words, cwd=ROOT, env=environment, stdout=full, stderr=-1, check=False)
+    expected = "limiter: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr.decode()) == (5, expected)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(words, cwd=ROOT, env=environment, stdout=writing, stderr=-1, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + 13, b"")
 
 
 def test_no_hint_names_a_package_index() -> None:
