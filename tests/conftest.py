@@ -116,7 +116,8 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localho
 
 TESTS = Path(__file__).parent
 #: Folders whose tests are run without coverage: other folders reach the same lines in less time.
-UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies", "rolling", "simulation"}
+UNMEASURED = {"bench", "contract", "docs", "fuzz", "model", "mutants"}
+UNMEASURED |= {"page", "proxies", "rolling", "simulation"}
 #: Folders whose tests' processes are measured, too: elsewhere, the tests themselves reach the same lines.
 MEASURED_PROCESSES = {"cli", "server"}
 
