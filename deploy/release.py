@@ -23,8 +23,8 @@ import sbom
 ROOT = Path(__file__).parent.parent
 PRIVATE = "    Private :: Do Not Upload\n"
 NO_ADDRESS = f"""\
-warning: no address of a repository is known. So its links are relative, and it has the classifier
-  "{PRIVATE.strip()}": PyPI refuses it. To give the address, set the git remote "origin", or run
+warning: no address of a repository is known. So the packages have relative links, and the classifier
+  "{PRIVATE.strip()}": PyPI refuses them. To give the address, set the git remote "origin", or run
   make release REPOSITORY=https://github.com/OWNER/NAME"""
 UNCOMMITTED = """\
 warning: tracked files differ from the last commit. A release has the files of its tag: commit them first"""

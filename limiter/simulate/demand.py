@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from os import SEEK_END
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -67,6 +68,7 @@ class Demand:
             place = self._file.seek(0, SEEK_END)
             self._written[part].append((place, len(waiting) * waiting.itemsize))
             self._file.write(waiting)
+            self._file.flush()  # a full disk is reported here, and not by a later call
             del waiting[:]
 
     def __iter__(self) -> Iterator[Requests]:
@@ -96,7 +98,8 @@ class Demand:
     def close(self) -> None:
         """Delete the file."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # a full disk does not take what is left of a chunk
+                self._file.close()
 
     def __enter__(self) -> Demand:
         return self

@@ -97,7 +97,8 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
         raise Ambiguous("the request's path has several readings, and is too long")
     texts = (path, *_as_sent(path, target))
     result = dict.fromkeys(map(_rooted, texts))  # in this order, each once
-    for step in (_without_replaced, _with_slashes, _without_parameters, _without_newline):
+    slashes_and_parameters = _with_slashes, _without_parameters, _with_slashes  # in both orders
+    for step in (_without_replaced, *slashes_and_parameters, _without_newline):
         result |= dict.fromkeys(map(step, tuple(result)))
     if len(result) > _MOST_READINGS:
         raise Ambiguous("the request's path has too many readings")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from fractions import Fraction
 from itertools import accumulate
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from limiter.simulate.suggest import (
     trials,
 )
 from limiter.units import DAY_US, SECOND_US
+from tests.cli.support import shell
 from tests.service.support import ROOT
 
 START_US = 1_800_000_000 * SECOND_US
@@ -225,6 +227,17 @@ def test_without_requests_there_is_no_suggestion() -> None:
         suggestion = suggest(demand, Fraction(1), SECOND_US, present=SlidingLog(1, 1))
 
     assert (suggestion.limits, suggestion.present) == ([], None)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """Nothing that the disk did not take is blamed on standard output, such as what is left to write."""
+    (tmp_path / "log.csv").write_text("time,address\n" + "2026-01-01T00:00:00Z,192.0.2.1\n" * 600)
+    done = shell(
+        f"ulimit -f 8; limiter simulate {tmp_path}/log.csv --limits 1/second --suggest 90%"
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "limiter: no room for a temporary file: File too large\n"
 
 
 @pytest.mark.slow(10)
