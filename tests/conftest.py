@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import limiter
 from limiter import log_throttle
@@ -99,8 +99,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-# A busy machine makes an example slow, not wrong; in CI the same examples run every time.
-settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")
+# A busy machine makes an example slow, not wrong. The same examples run every time, so that no run fails by
+# chance; a run with TEST_DEPTH looks for new ones.
+settings.register_profile(
+    "ours",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="TEST_DEPTH" not in os.environ,
+)
 settings.load_profile("ours")
 # For other Pythons: this Python runs all examples.
 settings.register_profile("few", settings.get_profile("ours"), max_examples=10)
@@ -110,7 +116,8 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localho
 
 TESTS = Path(__file__).parent
 #: Folders whose tests are run without coverage: other folders reach the same lines in less time.
-UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies", "rolling", "simulation"}
+UNMEASURED = {"bench", "contract", "docs", "fuzz", "model", "mutants"}
+UNMEASURED |= {"page", "proxies", "rolling", "simulation"}
 #: Folders whose tests' processes are measured, too: elsewhere, the tests themselves reach the same lines.
 MEASURED_PROCESSES = {"cli", "server"}
 

@@ -1,7 +1,7 @@
 """The public names of the library, with signatures: ``python -m tests.public_api`` prints them.
 
-They are the names in ``__all__`` of the modules below, and what those classes have without an underscore.
-The list is read from the source, so it is the same on every version of Python.
+They are the names in ``__all__`` of the modules below, what those classes have without an underscore, and
+the commands. The names are read from the source, so the list is the same on every version of Python.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import griffe
+
+from limiter.command import cli
 
 ROOT = Path(__file__).parent.parent
 #: The list that a release keeps.
@@ -24,6 +27,7 @@ MODULES = (
     "limiter.fastapi",
     "limiter.flask",
     "limiter.policyfile",
+    "limiter.server.app",
     "limiter.testing",
     "limiter.web",
     "limiter.wsgi",
@@ -80,6 +84,21 @@ def lines() -> Iterator[str]:
         yield path
         for name in sorted(map(str, module.exports), key=str.lower):
             yield from _described(name, _of(module[name]), "    ")
+    yield "commands"
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        yield f"    limiter {name} {' '.join(map(_word, command.params))}"
+
+
+def _word(parameter: click.Parameter) -> str:
+    """A parameter of a command as its usage shows it; an option with all of its spellings."""
+    if isinstance(parameter, click.Option):
+        value = "" if parameter.is_flag else f" {parameter.type.name.split()[0].upper()}"
+        return f"[{'|'.join(parameter.opts)}{value}]"
+    name = (parameter.name or "").upper() + ("..." if parameter.nargs < 0 else "")
+    return name if parameter.required else f"[{name}]"
 
 
 def _of(found: griffe.Object | griffe.Alias) -> griffe.Object:

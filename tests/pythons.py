@@ -11,6 +11,8 @@ from pathlib import Path
 
 #: The first two numbers of a Python.
 Version = tuple[int, int]
+#: Variables for uv: it trusts what pip and the system trust, and a lost connection is no failure.
+UV = {"UV_SYSTEM_CERTS": "1", "UV_HTTP_RETRIES": "5"}
 SUPPORTED = [(3, 10), (3, 11), (3, 12), (3, 13), (3, 14)]
 THIS = sys.version_info[:2]
 
@@ -50,6 +52,7 @@ def environment(home: Path, python: str, *requirements: str) -> Path:
 def _uv(*arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "uv", "--quiet", "--color=never", *arguments],
+        env={**os.environ, **UV},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

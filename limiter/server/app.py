@@ -29,6 +29,8 @@ from limiter.server.store_check import check_store
 from limiter.settings import API_TOKEN
 from limiter.web.asgi_messages import App, Receive, Scope, Send
 
+__all__ = ["create_app"]
+
 
 class Service:
     """Chooses the application that answers a request; opens the store at the start, and closes it.

@@ -313,7 +313,7 @@ def test_a_quick_run_measures_all_libraries(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=CHECKOUT,
-        timeout=110,
+        timeout=200,
         check=False,
     )
 

@@ -49,7 +49,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=CHECKOUT,
         env={**os.environ, "WRK_PAUSE_MS": "50"},
-        timeout=100,
+        timeout=200,
         check=False,
     )
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from limiter.cli.hold import Running
 from service.demo.servers import HOST, Server
 from tests.cli.support import run, start
 from tests.e2e.support import until
+from tests.proxy import Proxy
 from tests.service.support import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -202,6 +204,26 @@ def test_a_signal_while_waiting_ends_it(held: Held, number: int, tmp_path: Path)
     held.finish()
     assert held.leases() == 0
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_second_signal_ends_it_at_once(proxy: Proxy, subject: str) -> None:
+    """Also while the store does not answer: the first signal waits for the end of the call."""
+    asked = threading.Event()
+
+    def silent(data: bytes) -> bytes:
+        if b"EVAL" in data:
+            asked.set()
+            return b""
+        return data
+
+    proxy.requests = silent
+    words = ["hold", "1", subject, "--store", proxy.url, "--timeout", "100", "--", "true"]
+    with start(words) as waiting:
+        assert asked.wait(30)
+        for number in (signal.SIGUSR1, signal.SIGTERM):  # in the order of their numbers
+            waiting.send_signal(number)
+        assert waiting.communicate(timeout=30) == ("", "")
+    assert waiting.returncode == 128 + signal.SIGTERM
 
 
 def test_a_signal_in_any_function_ends_it(store: str, subject: str, tmp_path: Path) -> None:

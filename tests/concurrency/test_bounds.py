@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limiter import Limiter, SlidingLog
@@ -60,21 +60,21 @@ def check(store: str, policy: Policy, plan: list[list[list[Planned]]]) -> None:
     replay(policy, decided)
 
 
-@settings(max_examples=30 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30 * DEPTH)
 @given(plans())
 def test_a_concurrent_history_is_one_that_a_single_caller_could_have_had(store, plan):
     """No window admits too much, and each denial was necessary."""
     check(store, *plan)
 
 
-@settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8 * DEPTH)
 @given(plans())
 def test_a_concurrent_history_on_redis(redis_store, plan):
     """The same against Redis's own server."""
     check(redis_store, *plan)
 
 
-@settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8 * DEPTH)
 @given(plans())
 def test_a_concurrent_history_on_a_cluster(cluster, plan):
     """The same against a cluster."""

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from limiter.version import __version__
-from tests.deploy.support import DEPLOY, ROOT, command, instructions, last, program, run
+from tests.deploy.support import DEPLOY, KUBERNETES, ROOT, command, instructions, last, program, run
 
 PIP = (sys.executable, "-m", "pip")
 LOCK = DEPLOY / "requirements.lock"
@@ -111,6 +111,7 @@ def test_its_label_is_the_version_of_the_package() -> None:
     for page in ("README.md", "Dockerfile"):
         tags = re.findall(r"slotgate:([\w.]+)", (DEPLOY / page).read_text())
         assert set(tags) == {__version__}
+    assert f"newTag: {__version__}\n" in (KUBERNETES / "kustomization.yml").read_text()
 
 
 def test_hadolint_finds_nothing() -> None:

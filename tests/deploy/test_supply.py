@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -95,6 +93,10 @@ def test_this_environment_has_the_locked_versions() -> None:
 
 def test_a_releases_bill_has_the_services_packages_and_no_others() -> None:
     text = (DEPLOY / "requirements.lock").read_text()
+    # Here: to import them takes two seconds, which each worker would need to collect the tests.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     written = runpy.run_path(str(DEPLOY / "sbom.py"))["bill"](text)
     bill = json.loads(written)
 

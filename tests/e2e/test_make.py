@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.support import Demo
+from tests.pythons import UV
 from tests.service.support import ROOT, clean_environment, get
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -128,6 +129,7 @@ def test_the_demo_of_a_fresh_clone_limits(tmp_path: Path) -> None:
         program=("env", "-C", str(clone), *program),
         UV_PYTHON=str(clone / ".venv/bin/python"),  # the only one that uv may change
         LIMITER_LIMITS="1/hour",
+        **UV,
         **dict.fromkeys(("LOCKED", "MAKEFLAGS", "PYTHONPATH"), ""),
     ) as demo:
         demo.wait_for("Ready", 150)

@@ -317,7 +317,7 @@ def test_which_of_several_denials_is_reported() -> None:
     assert ("1 per 1 hour" in mine.text, "1 per 1 minute" in other.text) == (True, True)
 
 
-@pytest.mark.parametrize("limit", ["1/sec", "1/s", "1/min", "1/h", "1/week"])
+@pytest.mark.parametrize("limit", ["1 per 60 sec", "1 per 60 s", "1/min", "1/h", "1/week"])
 def test_limit_strings_that_flask_limiter_does_not_read(limit: str) -> None:
     """Theirs logs an error for each request, and applies no limit."""
 

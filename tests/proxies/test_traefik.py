@@ -172,6 +172,7 @@ def test_workers_are_replaced_under_load_without_an_error(tmp_path: Path, store:
             time.sleep(1.5)  # under load, which is what this is about
             running.service.signal(signal.SIGHUP)
         time.sleep(1.5)
+        until(lambda: statuses[429])
         stop.set()
         for thread in threads:
             thread.join()

@@ -114,20 +114,26 @@ def test_responses_that_are_not_read_are_given_up(quick: int) -> None:
 
 def test_the_connection_that_has_waited_longest_makes_room(quick: int) -> None:
     """A worker keeps a bounded number of connections; idle ones end before those that just began."""
-    with ExitStack() as stack:
-        began = time.monotonic()
-        idle = []
-        for _ in range(Quick.most_connections + 5):
-            connection = stack.enter_context(
-                begun(quick, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-            )
-            connection.settimeout(10)
-            idle.append(connection)
-            assert connection.recv(12) == b"HTTP/1.1 200"
-        for connection in idle[:5]:
-            assert_is_closed(connection)
-        assert time.monotonic() - began < IDLE  # before the time for idle connections
-        assert served(quick, count=4).count == 4
+
+    def seconds_to_make_room() -> float:
+        with ExitStack() as stack:
+            began = time.monotonic()
+            idle = []
+            for _ in range(Quick.most_connections + 5):
+                connection = stack.enter_context(
+                    begun(quick, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                )
+                connection.settimeout(10)
+                idle.append(connection)
+                assert connection.recv(12) == b"HTTP/1.1 200"
+            for connection in idle[:5]:
+                assert_is_closed(connection)
+            took = time.monotonic() - began
+            assert served(quick, count=4).count == 4
+        return took
+
+    # Before the time for idle connections; a busy machine may stall for as long.
+    assert any(seconds_to_make_room() < IDLE for _ in range(5))
 
 
 def test_incomplete_requests_take_a_bounded_part_of_the_memory(quick: int) -> None:

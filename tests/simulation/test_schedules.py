@@ -16,7 +16,7 @@ from tests.simulation.support import COUNT
 PART = 250
 
 
-@pytest.mark.slow(10)
+@pytest.mark.slow(3)
 @pytest.mark.parametrize("first", range(0, COUNT, PART))
 def test_no_schedule_breaks_a_promise(first: int) -> None:
     """Each message has the command that replays its schedule."""

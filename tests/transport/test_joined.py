@@ -304,7 +304,7 @@ async def test_each_caller_keeps_its_own_deadline(proxy: Proxy, subject: str, ki
     async with Joining(proxy.url, FixedWindow(5, 3600), timeout=20.0) as asker:
         await asker.open()
         await asker.ask("peek", subject)
-        soon_over = time.monotonic() + 0.2
+        soon_over = time.monotonic() + STALL
         tasks = await held(
             proxy,
             lambda: [
@@ -313,10 +313,10 @@ async def test_each_caller_keeps_its_own_deadline(proxy: Proxy, subject: str, ki
                 asker.hit(subject),
             ],
         )
-        took, late = await asyncio.wait_for(tasks[1], 10)
+        took, late = await asyncio.wait_for(tasks[1], 15)
         assert isinstance(late, StoreUnavailable)
         assert "no answer within the deadline" in str(late)
-        assert 0.1 < took < 5
+        assert took < 10
         assert not tasks[0].done()
         proxy.mend()
         assert [(await tasks[0]).remaining, (await tasks[2]).remaining] == [4, 3]
