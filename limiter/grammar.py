@@ -127,7 +127,9 @@ def _policy(parsed: ParsedLimit, chosen: type[Policy] | None) -> Policy:
     if burst and not kind.has_burst:
         bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
         raise InvalidPolicy.of(
-            "limit", repr(parsed.text), f"{kind.algorithm} has no burst: expected {bursting}"
+            "limit",
+            repr(parsed.text),
+            f"expected no burst with {kind.algorithm}; a burst is for {bursting}",
         )
     if chosen is None and not burst and parsed.limit > _DEFAULT_UP_TO:
         fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= parsed.limit]

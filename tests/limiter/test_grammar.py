@@ -183,7 +183,7 @@ def test_a_limit_beyond_every_algorithm() -> None:
 def test_only_buckets_have_a_burst(algorithm: str) -> None:
     """For another algorithm, the message names those with a burst."""
     with pytest.raises(
-        InvalidPolicy, match=f"{algorithm} has no burst: expected token_bucket"
+        InvalidPolicy, match=f"expected no burst with {algorithm}; a burst is for token_bucket"
     ):
         parse_limits("5/s burst 3", algorithm)
 

@@ -315,9 +315,9 @@ def test_settings_that_cannot_be_combined(web: Wsgi, make: Make) -> None:
         (limiters[0], {"name": "x"}, "name cannot be combined with a limiter"),
         (web.guard([]), {"trusted": "::/0"}, "trusted cannot be combined with a guard"),
         (rules, {}, "store of rule default is not the store"),
-        (SimpleNamespace(guard=None), {}, f"accepted here: {web.guard.__name__}"),
-        (web.others[0], {}, f"accepted here: {web.guard.__name__}"),
-        (web.others[1], {}, f"accepted here: {web.limiter.__name__}"),
+        (SimpleNamespace(guard=None), {}, f"expected {web.guard.__name__}"),
+        (web.others[0], {}, f"expected {web.guard.__name__}"),
+        (web.others[1], {}, f"expected {web.limiter.__name__}"),
     ):
         with pytest.raises(InvalidSetting, match=message):
             make(limits, **more)
