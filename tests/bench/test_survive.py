@@ -83,7 +83,7 @@ def send_twice(stage: stages.Single) -> None:
     stage.proxy.cut_all()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(9)
 @pytest.mark.skipif(find_spec("libfaketime") is None, reason="libfaketime is not installed")
 def test_lost_replies_and_clocks_break_no_promise(valkey: Program) -> None:
     """Real servers, threads and coroutines at once."""
@@ -111,7 +111,7 @@ def test_a_call_that_is_sent_twice_is_found(valkey: Program) -> None:
     assert any("charged twice" in line for line in found.broken)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(8)
 def test_a_failover_breaks_no_promise(tmp_path: Path, valkey: Program) -> None:
     """By the command, which also writes the report that the page shows."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra bench)")

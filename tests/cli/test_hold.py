@@ -226,6 +226,7 @@ def test_a_second_signal_ends_it_at_once(proxy: Proxy, subject: str) -> None:
     assert waiting.returncode == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow(5)
 def test_a_signal_in_any_function_ends_it(store: str, subject: str, tmp_path: Path) -> None:
     """Also in finalizers and under locks: no command was run, and no lease is held."""
     line = f"hold --store {store} 1 {subject} -- touch {tmp_path / 'ran'}"

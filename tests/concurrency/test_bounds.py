@@ -60,6 +60,7 @@ def check(store: str, policy: Policy, plan: list[list[list[Planned]]]) -> None:
     replay(policy, decided)
 
 
+@pytest.mark.slow(7)
 @settings(max_examples=30 * DEPTH)
 @given(plans())
 def test_a_concurrent_history_is_one_that_a_single_caller_could_have_had(store, plan):

@@ -149,6 +149,7 @@ def running(words: list[str], environment: Mapping[str, str], log: Path) -> Iter
         child.stop()
 
 
+@pytest.mark.slow(11)
 def test_the_image_serves_and_is_healthy(image: Image, store: str, tmp_path: Path) -> None:
     words = [*command("ENTRYPOINT"), *command("CMD")]
     environment = image.environment() | {"LIMITER_STORE": store, "LIMITER_PREFIX": tmp_path.name}

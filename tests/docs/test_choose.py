@@ -77,7 +77,7 @@ def pattern(shown: str) -> str:
     return escaped.replace("since\\ T", r"since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_every_command_prints_what_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -171,6 +171,7 @@ def _outcome(app: Flask, limits: FlaskLimiter, asked: Asked) -> Any:
     [Asked(method, "/a", "203.0.113.1", None, False, "answers") for method in ["GET", "HEAD"] * 3],
     [0] * 12,
 )
+@pytest.mark.slow(9)
 def test_both_ways_have_the_same_outcome(
     shape: Shape, requests: list[Asked], pauses: list[int]
 ) -> None:

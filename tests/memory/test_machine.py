@@ -321,6 +321,7 @@ class Subjects(RuleBasedStateMachine):
         self.compare()
 
 
+@pytest.mark.slow(10)
 def test_memory_and_redis_agree(any_store: str, store: str) -> None:
     """Mixes of algorithms and sizes, in joint calls and one by one, in every mode."""
     machine = type("Subjects", (Subjects,), {"url": any_store})

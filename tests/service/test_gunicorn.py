@@ -94,7 +94,7 @@ def test_it_starts_without_a_store_and_recovers_with_it(tmp_path: Path) -> None:
             assert get(f"{url}/readyz").text == "ready\n"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(7)
 def test_workers_without_a_store_admit_no_more_than_one_limit_together(tmp_path: Path) -> None:
     with (
         gunicorn(

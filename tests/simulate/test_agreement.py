@@ -131,7 +131,7 @@ def on_server(
     return decisions
 
 
-@pytest.mark.slow
+@pytest.mark.slow(15)
 @pytest.mark.usefixtures("unmeasured")
 def test_every_decision_is_that_of_a_real_server(server: Server, subject: str) -> None:
     """Of more than 100,000, by all algorithms, with plans, classes, costs, refunds and shadow mode."""

@@ -227,7 +227,7 @@ def test_without_requests_there_is_no_suggestion() -> None:
     assert (suggestion.limits, suggestion.present) == ([], None)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(10)
 def test_the_suggestion_holds_on_the_log_that_ships() -> None:
     per = timedelta(minutes=1)
     demand = Demand()

@@ -26,6 +26,7 @@ def clients(server: Server) -> int:
     return count
 
 
+@pytest.mark.slow(4)
 @pytest.mark.parametrize("where", ["single", "cluster"])
 def test_loops_in_threads(
     store: str, cluster: Cluster, subject: str, kind: str, where: str
