@@ -48,6 +48,8 @@ _POLICIES = {
     ),
 }
 _ONE = "sliding_log"
+#: The log in which every line has another subject.
+_NEW = "all subjects new"
 
 
 class _Request(NamedTuple):
@@ -60,15 +62,15 @@ class _Request(NamedTuple):
         return datetime.fromtimestamp(self.time_us / 1e6, timezone.utc)
 
 
-def _requests(count: int) -> Iterator[_Request]:
-    """Yield 500 requests a second, most of them of a few subjects, slightly out of order."""
+def _requests(count: int, are_new: bool = False) -> Iterator[_Request]:
+    """Yield 500 requests a second, slightly out of order; most of a few subjects, or all of new ones."""
     draw = random.Random(19)
     for number in range(count):
-        subject = int(_SUBJECTS * draw.random() ** 3)
+        subject = number if are_new else int(_SUBJECTS * draw.random() ** 3)
         page = f"?page={draw.randrange(1_000)}" if draw.random() < 0.2 else ""
         yield _Request(
             _BEGIN_US + number * 2_000 - draw.randrange(300_000),
-            f"198.51.{subject >> 8}.{subject & 255}",
+            f"{198 - (subject >> 16)}.51.{subject >> 8 & 255}.{subject & 255}",
             f"/{draw.choice(('items', 'orders', 'static'))}/{draw.randrange(200)}{page}",
         )
 
@@ -175,18 +177,19 @@ def measure(effort: Effort) -> Section:
         "Simulations",
         f"`limiter simulate` reads {count:,} lines of {_SUBJECTS:,} subjects, and decides each of them: "
         f"processor time of one process, {effort.repetitions} times. By format: one policy ({_ONE}). By "
-        f"policies: combined lines. Memory: of {subjects:,} subjects with a request each, whose state "
-        f"does not expire meanwhile.",
+        f"policies, and with new subjects: combined lines. Memory: of {subjects:,} subjects with a request "
+        f"each, whose state does not expire meanwhile.",
     )
     files = {name: read(text, "policies.toml") for name, text in _POLICIES.items()}
     cases: dict[str, tuple[str, PolicyFile]] = {
         **{f"format {name}": (name, files[_ONE]) for name in _FORMATS},
         **{f"policies {name}": ("combined", file) for name, file in files.items()},
+        _NEW: (_NEW, files[_ONE]),
     }
     times: dict[str, list[float]] = {name: [] for name in cases}
     steps = len(cases) * effort.repetitions
     with tempfile.TemporaryDirectory() as folder, progress("simulations", steps) as step:
-        logs = {name: _written(Path(folder), name, count) for name in _FORMATS}
+        logs = {name: _written(Path(folder), name, count) for name in (*_FORMATS, _NEW)}
         for _ in range(effort.repetitions):
             for name, (log, file) in cases.items():
                 times[name].append(_microseconds(logs[log], file, count))
@@ -208,10 +211,11 @@ def measure(effort: Effort) -> Section:
 
 def _written(folder: Path, name: str, count: int) -> str:
     path = folder / name
-    line_of = _FORMATS[name]
+    line_of = _FORMATS.get(name, _combined)
     with path.open("w") as file:
         file.write(_CSV_HEAD if name == "csv" else "")
-        file.writelines(f"{line_of(request)}\n" for request in _requests(count))
+        requests = _requests(count, are_new=name == _NEW)
+        file.writelines(f"{line_of(request)}\n" for request in requests)
     return str(path)
 
 

@@ -41,8 +41,9 @@ _ELEMENT = re.compile(rf"[ \t]*(?:{_PAIR}[ \t]*)?(?:;[ \t]*(?:{_PAIR}[ \t]*)?)*"
 _OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 _PLAIN_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 
-# A NAT64 gateway writes IPv4 addresses in this network (RFC 6052): by /64 they would all be one caller.
-_NAT64 = IPv6Network("64:ff9b::/96")
+# IPv4 addresses in IPv6: those of sockets for both, and what a NAT64 gateway writes (RFC 6052). By /64 they
+# would all be one caller. These are the first 96 bits.
+_IPV4_IN_IPV6 = [int(IPv6Address(network)) >> 32 for network in ("::ffff:0:0", "64:ff9b::")]
 
 
 class Unidentified(LimiterError, ValueError):
@@ -153,11 +154,8 @@ def _read(text: str) -> Address:
         address: Address = kind(bare.partition("%")[0])
     except ValueError:
         raise NoAddress(f"{text[:64]!r} is no address") from None
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address in _NAT64:
-            return IPv4Address(int(address) & 0xFFFFFFFF)
+    if isinstance(address, IPv6Address) and int(address) >> 32 in _IPV4_IN_IPV6:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
 
