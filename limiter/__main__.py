@@ -31,7 +31,7 @@ def _refuse_mixture() -> None:
         name = other.stem.replace("-", " ")
         _refuse(
             f"{folder} holds slotgate and another distribution, {name}, whose package has the same name: "
-            f"accepted is one of them; pip uninstall limiter slotgate, then install slotgate again"
+            f"expected one of them; pip uninstall limiter slotgate, then install slotgate again"
         )
 
 

@@ -35,7 +35,7 @@ def _naming_its_class(init: _Init) -> _Init:
         except TypeError as error:
             name = type(self).__name__
             raise TypeError(
-                f"{name}: {error}; accepted are {limits} and, by name, {store} (redis://host:port/0 or "
+                f"{name}: {error}; expected {limits} and, by name, {store} (redis://host:port/0 or "
                 f"another URL, memory:// for this process alone, or a client of redis-py), "
                 f"{', '.join(others)}; {name}.from_env() reads them from LIMITER_*"
             ) from None
@@ -159,7 +159,7 @@ class Base:
         clear = getattr(self._core.transport, "clear", None)
         if clear is None:
             raise InvalidSetting(
-                f"{self._core.transport.where} cannot be cleared: accepted is store='memory://'; reset "
+                f"{self._core.transport.where} cannot be cleared: expected store='memory://'; reset "
                 f"one subject with reset(key), or flush a database that only tests use"
             )
         clear()

@@ -193,7 +193,7 @@ class Core(Generic[_Transport]):
         raise InvalidPolicy.of(
             "limits",
             repr(limits),
-            f"accepted here are those of {list(own)} with other numbers, "
+            f"expected those of {list(own)} with other numbers, "
             f"since algorithm, period and name decide which state is used",
         )
 

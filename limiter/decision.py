@@ -43,7 +43,7 @@ class Decision:
         """Build the decision of ``on_error`` ``allow`` or ``deny``, while the store does not decide."""
         return MarkedDecision(policies, (0, 0, 0 if allowed else 1_000_000, 0, 0, 0), degraded=True)
 
-    def given_back(self) -> Decision:
+    def refunded(self) -> Decision:
         """Return this decision as if all granted units had been refunded."""
         reply = list(self._reply)
         for at in range(0, len(reply) - 1, STRIDE):

@@ -124,7 +124,7 @@ def _server(server: Server) -> Finding:
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if numbers and numbers < oldest:
         accepted = ".".join(map(str, oldest))
-        return _fault("server", shown, f"accepted is {accepted} or later")
+        return _fault("server", shown, f"expected {accepted} or later")
     return Finding(Level.OK, "server", shown)
 
 

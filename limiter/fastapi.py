@@ -182,14 +182,14 @@ def _check_dependency(setting: str, value: Any) -> None:
     """Raise InvalidSetting for a ``Depends`` without its function, or a dependency without ``Depends``."""
     if isinstance(value, params.Depends):
         if value.dependency is None:
-            expected = "accepted is a dependency with its function, as in Depends(current_user_id)"
+            expected = "expected a dependency with its function, as in Depends(current_user_id)"
             raise InvalidSetting.of(setting, repr(value), expected)
     elif callable(value) and _is_dependency(value):
         name = getattr(value, "__name__", None) or repr(value)
         raise InvalidSetting.of(
             setting,
             f"{name}, which only FastAPI can call",
-            f"accepted is a dependency in a Depends; write {setting}=Depends({name})",
+            f"expected a dependency in a Depends; write {setting}=Depends({name})",
         )
 
 

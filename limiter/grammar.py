@@ -24,7 +24,7 @@ _LIMIT = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _ACCEPTED = (
-    "accepted is N/unit or N per K unit, followed by ' burst B' for a bucket, and several of "
+    "expected N/unit or N per K unit, followed by ' burst B' for a bucket, and several of "
     f"them with ; between; units are {units.UNIT_NAMES}"
 )
 
@@ -47,7 +47,7 @@ def algorithm_named(name: object) -> type[Policy]:
     """
     if isinstance(name, str) and name in ALGORITHMS:
         return ALGORITHMS[name]
-    raise InvalidSetting.of("algorithm", repr(name), f"accepted are {', '.join(ALGORITHMS)}")
+    raise InvalidSetting.of("algorithm", repr(name), f"expected {', '.join(ALGORITHMS)}")
 
 
 def policies_of(limits: Limits, algorithm: str | None = None) -> tuple[Policy, ...]:
@@ -72,7 +72,7 @@ def policies_of(limits: Limits, algorithm: str | None = None) -> tuple[Policy, .
     for policy in policies:
         if not isinstance(policy, Policy):
             raise InvalidPolicy(
-                f"limits hold {policy!r}: accepted are a limit string, a policy, or several policies"
+                f"limits hold {policy!r}: expected a limit string, a policy, or several policies"
             )
     return policies
 
@@ -127,7 +127,9 @@ def _policy(parsed: ParsedLimit, chosen: type[Policy] | None) -> Policy:
     if burst and not kind.has_burst:
         bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
         raise InvalidPolicy.of(
-            "limit", repr(parsed.text), f"{kind.algorithm} has no burst; accepted with {bursting}"
+            "limit",
+            repr(parsed.text),
+            f"expected no burst with {kind.algorithm}; a burst is for {bursting}",
         )
     if chosen is None and not burst and parsed.limit > _DEFAULT_UP_TO:
         fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= parsed.limit]

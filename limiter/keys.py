@@ -34,7 +34,7 @@ _LONGEST_PLAIN = 64
 #: What a prefix, or the name of a limiter, may be.
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-_ACCEPTED = "accepted are str, bytes, int, and a flat tuple of those, none of them empty"
+_ACCEPTED = "expected str, bytes, int, and a flat tuple of those, none of them empty"
 
 
 class KeySpeller:
@@ -44,7 +44,7 @@ class KeySpeller:
         for setting, value in (("prefix", prefix), ("name", name)):
             if not (isinstance(value, str) and NAME.fullmatch(value)):
                 raise InvalidSetting.of(
-                    setting, repr(value), "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
+                    setting, repr(value), "expected 1 to 64 of A-Z a-z 0-9 _ . -"
                 )
         self._secret = _digest_key(secret)
         self._before = f"{prefix}:{{".encode()
@@ -112,7 +112,7 @@ def _part(part: object, what: str) -> bytes:
             raw = part.encode()
         except UnicodeEncodeError:
             raise InvalidKey.of(
-                what, repr(part), "it holds a lone surrogate; accepted is UTF-8"
+                what, repr(part), "it holds a lone surrogate; expected UTF-8"
             ) from None
     elif isinstance(part, bytes):
         raw = part
@@ -134,13 +134,12 @@ def _digest_key(secret: str | bytes | None) -> bytes | None:
     if not isinstance(secret, (str, bytes)) or not secret:
         # The message does not show the value: even a wrong secret is one.
         raise InvalidSetting(
-            f"key_secret is an unusable {type(secret).__name__}: accepted is a str or bytes, "
-            f"not empty"
+            f"key_secret is an unusable {type(secret).__name__}: expected a str or bytes, not empty"
         )
     # Python decodes a wrong byte of the environment to a lone surrogate; this restores the byte.
     try:
         raw = secret.encode(errors="surrogateescape") if isinstance(secret, str) else secret
     except UnicodeEncodeError:
-        raise InvalidSetting("key_secret holds a lone surrogate: accepted is UTF-8") from None
+        raise InvalidSetting("key_secret holds a lone surrogate: expected UTF-8") from None
     # BLAKE2b takes at most 64 bytes as its key.
     return raw if len(raw) <= 64 else blake2b(raw).digest()

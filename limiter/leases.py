@@ -95,7 +95,7 @@ class HeldLease(Entered):
             raise InvalidSetting.of(
                 "on_lost",
                 repr(on_lost),
-                "accepted is a function without arguments that is no coroutine",
+                "expected a function without arguments that is no coroutine",
             )
         return cls(core, plan, key, cost, tag, settings.check_wait(timeout), on_lost)
 
@@ -112,7 +112,7 @@ class HeldLease(Entered):
         """Take the lease, unless it is in use already."""
         if self._busy:
             raise InvalidSetting(
-                "this lease is held already: accepted is one body at a time; call hold for each"
+                "this lease is held already: expected one body at a time; call hold for each"
             )
         self._busy = True
         try:

@@ -35,7 +35,7 @@ class Plan:
         cap: bool = False,
     ) -> None:
         if not policies:
-            raise InvalidPolicy("limits are empty: accepted is at least one policy")
+            raise InvalidPolicy("limits are empty: expected at least one policy")
         fields = [policy.field for policy in policies]
         for policy in policies:
             if fields.count(policy.field) > 1:
@@ -182,7 +182,7 @@ class Plan:
             raise InvalidCost.of(
                 "cost",
                 shown(costs),
-                f"accepted is a whole number, or a tuple of {len(self.policies)} in the order of the "
+                f"expected a whole number, or a tuple of {len(self.policies)} in the order of the "
                 f"limits, which are {list(self.policies)}",
             )
         checked = []
@@ -309,7 +309,7 @@ def whole(what: str, number: object, least: int = 0, most: float = inf, which: s
     if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
         return int(number)
     bound = "" if most == inf else f" to {most}, {which}"
-    raise InvalidCost.of(what, shown(number), f"accepted is a whole number from {least}{bound}")
+    raise InvalidCost.of(what, shown(number), f"expected a whole number from {least}{bound}")
 
 
 def remember(

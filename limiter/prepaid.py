@@ -128,13 +128,13 @@ class Terms:
             if policy.leases or policy.queues:
                 why = "its units are leases" if policy.leases else "each call has its own delay"
                 raise InvalidSetting.of(
-                    "prepaid", str(most), f"accepted is 0 for {policy!r}, since {why}"
+                    "prepaid", str(most), f"expected 0 for {policy!r}, since {why}"
                 )
             if policy.stamps and policy.period_us <= hold * 1e6:
                 raise InvalidSetting.of(
                     "prepaid_hold",
                     f"{hold:g}",
-                    f"accepted are seconds below the period of {policy!r}; use a shorter one, or prepaid=0",
+                    f"expected seconds below the period of {policy!r}; use a shorter one, or prepaid=0",
                 )
         self.policies = tuple(policies)
         self.most = min(most, *(policy.most_cost for policy in policies))

@@ -246,7 +246,7 @@ class _SequentialReservation:
         refunded = [group for group in refunded if group not in kept]
         for group in refunded:
             for place in group:
-                results[place] = Recorded(results[place].decision.given_back(), State.NONE)
+                results[place] = Recorded(results[place].decision.refunded(), State.NONE)
         for group in calls.groups:
             if group in refunded or group[0] not in results:
                 try:

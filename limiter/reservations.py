@@ -61,7 +61,7 @@ class ReservedCosts(Entered):
         """Check the arguments of ``reserve_all``, and make its reservation; nothing is taken yet."""
         listed = checked_items("reserve_all", items)
         if not listed:
-            raise InvalidKey("reserve_all was given []: accepted is a list of at least one item")
+            raise InvalidKey("reserve_all was given []: expected a list of at least one item")
         return cls(core, listed, limits, tag)
 
     def reserve_flow(self) -> Flow[None]:
@@ -105,7 +105,7 @@ class ReservedCosts(Entered):
         if not self._is_list:
             return [_checked_actual("actual", actual, self._costs[0], self._parts[0])]
         if not isinstance(actual, (list, tuple)) or len(actual) != len(self._parts):
-            expected = f"accepted is a list of {len(self._parts)} costs, one for each item"
+            expected = f"expected a list of {len(self._parts)} costs, one for each item"
             raise InvalidCost.of("actual", shown(actual), expected)
         return [
             _checked_actual(f"actual[{place}]", each, cost, part)
@@ -159,6 +159,6 @@ def _checked_actual(what: str, actual: Any, cost: Cost, part: Part) -> tuple[int
     if not isinstance(cost, tuple):
         return part.plan.each_cost(whole(what, actual))
     if not isinstance(actual, tuple) or len(actual) != len(cost):
-        expected = f"accepted is a tuple of {len(cost)} numbers, as the reserved cost is {cost}"
+        expected = f"expected a tuple of {len(cost)} numbers, as the reserved cost is {cost}"
         raise InvalidCost.of(what, shown(actual), expected)
     return tuple(whole(f"{what}[{place}]", each) for place, each in enumerate(actual))

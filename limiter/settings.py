@@ -125,7 +125,7 @@ def _whole_store(environ: Mapping[str, str]) -> str:
         raise InvalidSetting.of(
             name,
             "set",
-            f"{VARIABLES['store']} is no server with users: accepted is a URL of a server",
+            f"{VARIABLES['store']} is no server with users: expected a URL of a server",
         )
     return url + ("&" if "?" in url else "?") + urlencode(parts, safe="/")
 
@@ -176,7 +176,7 @@ def policies_path(environ: Mapping[str, str] | None = None) -> str | None:
     for setting in ("algorithm", "limits"):
         if path and (value := environ.get(VARIABLES[setting])):
             raise InvalidSetting(
-                f"{VARIABLES[setting]} is {value!r} beside {POLICIES}, which is {path!r}: accepted is "
+                f"{VARIABLES[setting]} is {value!r} beside {POLICIES}, which is {path!r}: expected "
                 f"one of them, since the file contains the limits and their algorithms"
             )
     return path or None
@@ -221,7 +221,7 @@ def trusted_proxies(
             raise InvalidSetting.of(
                 TRUSTED_PROXIES,
                 repr(text),
-                f"{error}; accepted are networks with a comma "
+                f"{error}; expected networks with a comma "
                 f"between, for example {_TRUSTED_PROXIES}, and unix for proxies on a Unix socket",
             ) from None
     return tuple(networks)
@@ -258,7 +258,7 @@ def tokens(environ: Mapping[str, str] | None = None) -> tuple[str | None, str | 
         raise InvalidSetting.of(
             API_TOKEN,
             f"the same as {ADMIN_TOKEN}",
-            "accepted is another token, since its holders may not do what operators do",
+            "expected another token, since its holders may not do what operators do",
         )
     return admin, api
 
@@ -279,7 +279,7 @@ def _token(variable: str, environ: Mapping[str, str]) -> str | None:
         raise InvalidSetting.of(
             variable,
             f"set to {len(token)} characters",
-            f"accepted are {_SHORTEST_TOKEN} or more, printable ASCII without blanks",
+            f"expected {_SHORTEST_TOKEN} or more, printable ASCII without blanks",
         )
     return token
 
@@ -294,14 +294,14 @@ def check_on_error(value: object) -> str:
     """Check ``on_error``: what calls do while the store does not decide."""
     if isinstance(value, str) and value in ON_ERROR:
         return value
-    raise InvalidSetting.of("on_error", repr(value), f"accepted are {', '.join(ON_ERROR)}")
+    raise InvalidSetting.of("on_error", repr(value), f"expected {', '.join(ON_ERROR)}")
 
 
 def check_share(value: object) -> int:
     """Check ``local_share``: how many processes share each limit in the fallback ``local``."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise InvalidSetting.of("local_share", repr(value), "accepted is a whole number from 1")
+    raise InvalidSetting.of("local_share", repr(value), "expected a whole number from 1")
 
 
 def check_denial_cache(value: object) -> float:
@@ -309,7 +309,7 @@ def check_denial_cache(value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 3600:
         return float(value)
     raise InvalidSetting.of(
-        "denial_cache", shown(value), "accepted are seconds from 0 to 3600, and 0 is no cache"
+        "denial_cache", shown(value), "expected seconds from 0 to 3600, and 0 is no cache"
     )
 
 
@@ -318,7 +318,7 @@ def check_denial_cache_size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise InvalidSetting.of(
-        "denial_cache_size", shown(value), "accepted is a whole number from 0, and 0 keeps no call"
+        "denial_cache_size", shown(value), "expected a whole number from 0, and 0 keeps no call"
     )
 
 
@@ -333,7 +333,7 @@ def check_prepaid(value: object) -> int:
     raise InvalidSetting.of(
         "prepaid",
         shown(value),
-        f"accepted is a whole number from 0 to {_MOST_PREPAID:,}, and 0 takes none in advance",
+        f"expected a whole number from 0 to {_MOST_PREPAID:,}, and 0 takes none in advance",
     )
 
 
@@ -351,7 +351,7 @@ def check_switch(setting: str, value: object) -> bool:
     """Check a setting that is True or False."""
     if isinstance(value, bool):
         return value
-    raise InvalidSetting.of(setting, shown(value), "accepted are True and False")
+    raise InvalidSetting.of(setting, shown(value), "expected True or False")
 
 
 #: Seconds; a longer wait is cut to this, since a larger int may not fit into a float.
@@ -365,7 +365,7 @@ def check_wait(value: object) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
         return float(min(value, _LONGEST_WAIT))
     raise InvalidSetting.of(
-        "timeout", shown(value), "accepted are seconds from 0, and None for as long as it takes"
+        "timeout", shown(value), "expected seconds from 0, or None for as long as it takes"
     )
 
 
@@ -373,7 +373,7 @@ def check_seconds(name: str, value: object) -> float:
     """Check a timeout in seconds."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.001 <= value <= 3600:
         return float(value)
-    raise InvalidSetting.of(name, shown(value), "accepted are seconds from 0.001 to 3600")
+    raise InvalidSetting.of(name, shown(value), "expected seconds from 0.001 to 3600")
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
@@ -394,4 +394,4 @@ def _number(kind: type[int] | type[float], variable: str, text: str) -> int | fl
         return kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "seconds, like 0.1"
-        raise InvalidSetting.of(variable, repr(text), f"accepted is {what}") from None
+        raise InvalidSetting.of(variable, repr(text), f"expected {what}") from None

@@ -49,9 +49,7 @@ def checked_items(call: str, items: Iterable[Item]) -> list[Item]:
         InvalidKey: They have not; the message names the wrong value.
 
     """
-    expected = (
-        "accepted is a list of tuples of key and cost, and optionally the subject's own limits"
-    )
+    expected = "expected a list of tuples of key and cost, and optionally the subject's own limits"
     try:
         listed = list(items)
     except TypeError:
@@ -214,7 +212,7 @@ class SequentialHit:
         charged = [change.place for change in self._refunds.left]
         kept = yield from self._refunds.make_flow(self._deadline)
         for place in sorted({*charged} - {change.place for change in kept}):
-            decisions[place] = decisions[place].given_back()
+            decisions[place] = decisions[place].refunded()
             with suppress(LimiterError):
                 decisions[place] = yield from self._ask_flow(self._parts[place], "peek", "")
         for later in self._parts[len(decisions) :]:

@@ -49,10 +49,10 @@ class Clock:
         """
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         if not is_number or not isfinite(seconds) or seconds < 0:
-            raise InvalidSetting.of("seconds", shown(seconds), "accepted is a number from 0")
+            raise InvalidSetting.of("seconds", shown(seconds), "expected a number from 0")
         if not self._is_ours:
             raise InvalidSetting(
-                "the clock is not in use: accepted is a call in the body of its with; write "
+                "the clock is not in use: expected a call in the body of its with; write "
                 "with Clock() as clock"
             )
         memory_clock.advance(round(seconds * 1_000_000))
@@ -60,7 +60,7 @@ class Clock:
     def __enter__(self) -> Clock:
         if not memory_clock.stop():
             raise InvalidSetting(
-                "another Clock is in use: accepted is one at a time; use that one, or end its with first"
+                "another Clock is in use: expected one at a time; use that one, or end its with first"
             )
         self._is_ours = True
         return self
@@ -88,7 +88,7 @@ def set_time(limiter: _AnyLimiter, now_us: int | None) -> None:
     """
     _check_limiter(limiter)
     if now_us is not None and (type(now_us) is not int or now_us < 1):
-        expected = "accepted is a whole number of microseconds from 1, or None"
+        expected = "expected a whole number of microseconds from 1, or None"
         raise InvalidSetting.of("now_us", shown(now_us), expected)
     limiter._core.set_time(SERVER_CLOCK if now_us is None else now_us)
 
@@ -153,7 +153,7 @@ def intercept(
         return
     is_async = isinstance(limiter, AsyncLimiter)
     if not callable(around) or (iscoroutinefunction(around) and not is_async):
-        expected = "accepted is a function of the call and of the function that makes it, or None"
+        expected = "expected a function of the call and of the function that makes it, or None"
         if not is_async:
             expected += "; a coroutine function only for an AsyncLimiter"
         raise InvalidSetting.of("around", shown(around), expected)
@@ -173,7 +173,7 @@ def intercept(
 
 def _check_limiter(limiter: object) -> None:
     if not isinstance(limiter, (Limiter, AsyncLimiter)):
-        expected = "accepted is a Limiter or an AsyncLimiter"
+        expected = "expected a Limiter or an AsyncLimiter"
         raise InvalidSetting.of("limiter", shown(limiter), expected)
 
 

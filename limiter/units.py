@@ -41,7 +41,7 @@ UNIT_PATTERN = "|".join(sorted((f"{unit}s?" for unit in _UNITS_US), key=len, rev
 _PERIOD = re.compile(rf"\s*(?:([0-9_]+)\s*)?({UNIT_PATTERN})\s*", re.IGNORECASE)
 
 _ACCEPTED = (
-    "accepted are seconds (int or float), a timedelta, or a string like 'minute', '30s', '5 minutes', "
+    "expected seconds (int or float), a timedelta, or a string like 'minute', '30s', '5 minutes', "
     "from 1 millisecond to 366 days"
 )
 

@@ -132,7 +132,7 @@ def blueprint(policies: AnyPolicies, answered_by: str) -> Blueprint:
         """Decide about this request by one of the policies."""
         name = request.args.get("policy", "")
         if name not in rules:
-            abort(422, f"policy is not one of this page: accepted are {', '.join(rules)}.")
+            abort(422, f"policy is not one of this page: expected {', '.join(rules)}.")
         try:
             decision = _decide(check_of(rules[name]))
         except LimiterError:

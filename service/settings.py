@@ -37,5 +37,5 @@ def drain_seconds() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= 300:
-        raise InvalidSetting(f"DRAIN_SECONDS is {text!r}: accepted are 0 to 300")
+        raise InvalidSetting(f"DRAIN_SECONDS is {text!r}: expected 0 to 300")
     return seconds

@@ -50,7 +50,7 @@ PROMISED = {
     "limiter.policies.token_bucket.GCRA": "burst",
     "limiter.policies.token_bucket.LeakyBucket": "burst",
     "limiter.policies.token_bucket.TokenBucket": "burst",
-    "limiter.policyfile.faults.Fault": "file key line said to_dict",
+    "limiter.policyfile.faults.Fault": "file key line message to_dict",
     "limiter.policyfile.faults.InvalidPolicyFile": "faults",
     "limiter.policyfile.watch.AsyncPolicies": _POLICIES,
     "limiter.policyfile.watch.Policies": _POLICIES,

@@ -22,7 +22,7 @@ def acl(user: str, prefix: str, is_7_0: bool, as_json: bool) -> None:
     for option, word in (("--user", user), ("--prefix", prefix)):
         if not least_rights.is_safe(word):
             raise click.BadParameter(
-                f"{word!r}: accepted are 1 to 64 of A-Z a-z 0-9 _ . -", param_hint=option
+                f"{word!r}: expected 1 to 64 of A-Z a-z 0-9 _ . -", param_hint=option
             )
     commands = least_rights.COMMANDS_OF_7_0 if is_7_0 else least_rights.COMMANDS
     if as_json:

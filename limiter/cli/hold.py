@@ -135,7 +135,7 @@ class _LeaseCount(click.IntRange):
             return super().convert(value, param, ctx)
         except click.BadParameter:
             self.fail(
-                f"{value!r}: accepted is how many commands may run at once, a whole number from 1 "
+                f"{value!r}: expected how many commands may run at once, a whole number from 1 "
                 f"(for a rate, use limiter hit)",
                 param,
                 ctx,

@@ -73,7 +73,7 @@ class Wait(click.FloatRange):
         """The seconds."""
         seconds: float = super().convert(value, param, ctx)
         if isnan(seconds):
-            self.fail(f"{value}: accepted are seconds from 0", param, ctx)
+            self.fail(f"{value}: expected seconds from 0", param, ctx)
         return seconds
 
 
@@ -131,7 +131,7 @@ def needs_store(store: str | None, environ: Mapping[str, str]) -> str:
         )
     if url == MEMORY:
         raise click.UsageError(
-            f"store is {MEMORY}, which ends with this command: accepted is one that other processes share"
+            f"store is {MEMORY}, which ends with this command: expected one that other processes share"
         )
     return url
 

@@ -93,15 +93,13 @@ def serve(bind: str, operators: str | None, workers: int, drain: float) -> None:
 
     addresses = [bind] if operators is None else [bind, operators]
     if len({address.startswith("fd://") for address in addresses}) > 1:
-        raise click.UsageError(
-            "--bind and --operators: accepted are two addresses, or fd://N for both"
-        )
+        raise click.UsageError("--bind and --operators: expected two addresses, or fd://N for both")
     if operators is not None and operators.startswith("unix:"):
-        raise click.UsageError(f"--operators is {operators}: accepted is an address with a port")
+        raise click.UsageError(f"--operators is {operators}: expected an address with a port")
     if operators == bind and not bind.endswith(":0"):  # port 0 is another one each time
         raise click.UsageError(
-            f"--bind and --operators are both {bind}: accepted are two different addresses"
+            f"--bind and --operators are both {bind}: expected two different addresses"
         )
     if drain > _LONGEST_DRAIN:
-        raise click.UsageError(f"--drain is {drain:g}: accepted are up to {_LONGEST_DRAIN} seconds")
+        raise click.UsageError(f"--drain is {drain:g}: expected up to {_LONGEST_DRAIN} seconds")
     Application(addresses, workers, drain).run()

@@ -87,7 +87,7 @@ def _asked(url: str) -> list[_Entry]:
         is_valid = False
     if not is_valid:
         raise click.BadParameter(
-            f"{url!r}: accepted is an address like http://127.0.0.1:8001", param_hint="URL"
+            f"{url!r}: expected an address like http://127.0.0.1:8001", param_hint="URL"
         )
     try:
         token, _ = tokens()

@@ -134,7 +134,7 @@ def simulate(
     from limiter.simulate.table import lines_of
 
     if isnan(tolerance):
-        raise click.BadParameter("accepted is a number from 0", param_hint="--tolerance")
+        raise click.BadParameter("expected a number from 0", param_hint="--tolerance")
     for option, target in (("--html", html), ("--png", png)):
         if target and not Path(target).parent.is_dir():  # before the work
             why = f"the folder of {target} does not exist: create it first"
@@ -278,7 +278,7 @@ def _read(path: str) -> PolicyFile:
 
 def _of_option(fault: Fault) -> str:
     """Write a fault without the table that the user has not written."""
-    return fault.said if fault.is_sentence else f"{fault.key.rpartition('.')[2]} {fault.said}"
+    return fault.message if fault.is_sentence else f"{fault.key.rpartition('.')[2]} {fault.message}"
 
 
 def _of_limits(limits: str, algorithm: str | None, keys: tuple[str, ...]) -> PolicyFile:

@@ -40,5 +40,5 @@ def _policies(amount: object) -> tuple[Policy, ...]:
     if isinstance(amount, Iterable):
         return tuple(amount)
     raise InvalidPolicy.of(
-        "limits", repr(amount), "accepted are a limit string, a policy, several policies, and None"
+        "limits", repr(amount), "expected a limit string, a policy, several policies, or None"
     )

@@ -223,7 +223,7 @@ class FlaskLimiter(Extension):
             if isinstance(default, _BySettings):
                 if file := environ.get(settings.POLICIES):
                     raise InvalidSetting(
-                        f"{settings.POLICIES} is {file!r}, which FlaskLimiter does not read: accepted is "
+                        f"{settings.POLICIES} is {file!r}, which FlaskLimiter does not read: expected "
                         f"default=, or LimiterMiddleware(app.wsgi_app, Policies.from_env()) in its place"
                     )
                 default = _without_options(limits)

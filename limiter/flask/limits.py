@@ -116,10 +116,10 @@ class DeclaredLimit:
             note = f" that returns the limits of a request; {PARENTHESES}"
             check_function("limits", self.amount, more=note)
         elif not (isinstance(self.amount, (str, Policy)) or _are_policies(self.amount)):
-            raise InvalidPolicy.of("limits", repr(self.amount), f"accepted are {AMOUNTS}")
+            raise InvalidPolicy.of("limits", repr(self.amount), f"expected {AMOUNTS}")
         is_number = isinstance(self.percent, (int, float)) and not isinstance(self.percent, bool)
         if not (is_number and 0 <= self.percent <= 100):
-            raise InvalidSetting.of("percent", shown(self.percent), "accepted is 0 to 100")
+            raise InvalidSetting.of("percent", shown(self.percent), "expected 0 to 100")
         if callable(self.cost):
             object.__setattr__(self, "cost", of_request("cost", self.cost, _USUAL))
         else:
@@ -261,7 +261,7 @@ def named_methods(methods: Iterable[str]) -> frozenset[str]:
     names = list(methods) if is_list else []
     if not (is_list and all(isinstance(name, str) and TOKEN.fullmatch(name) for name in names)):
         raise InvalidSetting.of(
-            "methods", repr(names or methods), "accepted is a list of names, like ['POST']"
+            "methods", repr(names or methods), "expected a list of names, like ['POST']"
         )
     return frozenset(name.upper() for name in names)
 
@@ -275,7 +275,7 @@ def checked_cost(cost: object) -> int:
     """
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 0:
         return int(cost)
-    raise InvalidCost.of("cost", shown(cost), "accepted is a whole number from 0")
+    raise InvalidCost.of("cost", shown(cost), "expected a whole number from 0")
 
 
 def state_name(*parts: str) -> str:
@@ -317,7 +317,7 @@ def _text(part: object) -> str:
         raise InvalidKey.of(
             "key",
             shown(part),
-            "accepted from a key function are str, bytes, int, a tuple of those, "
+            "expected from a key function str, bytes, int, a tuple of those, "
             "and None for no subject",
         )
     return str(part)

@@ -58,7 +58,7 @@ class Declaration:
             raise InvalidSetting.of(
                 "view",
                 "a limit that is put on no function",
-                f"accepted is a function; {PARENTHESES}",
+                f"expected a function; {PARENTHESES}",
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -103,7 +103,7 @@ class Registry:
             target.decorators = [*target.decorators, decorator]
             return target
         if not callable(target):
-            raise TypeError(f"{target!r} cannot be limited: accepted are views and blueprints")
+            raise TypeError(f"{target!r} cannot be limited: expected a view or a blueprint")
         function: Any = target
 
         @wraps(function)
@@ -122,7 +122,7 @@ class Registry:
             self._exempt_blueprints[target] = exemption
             return target
         if not callable(target):
-            raise TypeError(f"{target!r} cannot be exempted: accepted are views and blueprints")
+            raise TypeError(f"{target!r} cannot be exempted: expected a view or a blueprint")
         marks = (*getattr(target, _EXEMPT, ()), (self, exemption))
         try:
             # Marked on the function itself, so that other decorators do not hide it.
@@ -139,7 +139,7 @@ class Registry:
             raise InvalidSetting.of(
                 "limits",
                 f"{view.__name__}, which is the view of a route",
-                f"accepted are {AMOUNTS}; {PARENTHESES}, and below the route's decorator",
+                f"expected {AMOUNTS}; {PARENTHESES}, and below the route's decorator",
             )
 
     def is_passed_by(self, app: Flask, endpoint: str) -> bool:

@@ -149,4 +149,4 @@ class RequestState:
             if type(entry) is Entry and entry.owner is owner:
                 refunded = [each.result for each in settle(entry.verdict, response)]
                 if refunded:
-                    entry.verdict.give_back(refunded)
+                    entry.verdict.refund(refunded)

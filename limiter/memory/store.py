@@ -62,7 +62,7 @@ class MemoryStore:
     def __init__(self, most_subjects: int = 100_000) -> None:
         if type(most_subjects) is not int or most_subjects < 1:
             raise InvalidSetting.of(
-                "most_subjects", shown(most_subjects), "accepted is a whole number from 1"
+                "most_subjects", shown(most_subjects), "expected a whole number from 1"
             )
         self._most = most_subjects
         self._keys: dict[bytes, _Key] = {}
@@ -153,7 +153,7 @@ class MemoryStore:
         if resets:
             return None
         raise StoreRefused(
-            f"the key {name!r} holds a {key.kind}: accepted is a {kind}; reset the subject"
+            f"the key {name!r} holds a {key.kind}: expected a {kind}; reset the subject"
         )
 
     def _save(

@@ -66,7 +66,7 @@ class Policy:
             ) from None
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise InvalidPolicy.of(
-                "name", repr(name), "accepted are 1 to 64 of a-z 0-9 _ . -", type(self).__name__
+                "name", repr(name), "expected 1 to 64 of a-z 0-9 _ . -", type(self).__name__
             )
         self._set("name", name)
 
@@ -75,7 +75,7 @@ class Policy:
 
     def _whole(self, field: str, value: Any, most: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            expected = f"accepted is a whole number from 1 to {most:,}{self._instead(field)}"
+            expected = f"expected a whole number from 1 to {most:,}{self._instead(field)}"
             raise InvalidPolicy.of(field, shown(value), expected, type(self).__name__)
         return int(value)  # an IntEnum prints as its name
 
@@ -140,7 +140,7 @@ class Policy:
     def _others(self, burst: int | None) -> dict[str, Any]:
         """Return the constructor's arguments besides limit, period and name."""
         if burst is not None:
-            expected = f"accepted is none, since {self.algorithm} saves no unused units"
+            expected = f"expected none, since {self.algorithm} saves no unused units"
             raise InvalidPolicy.of("burst", shown(burst), expected, type(self).__name__)
         return {}
 

@@ -63,7 +63,7 @@ class Concurrency(Policy):
             if longest_us >= self.period_us:
                 return longest_us
             value = str(units.seconds(longest_us))
-            expected = f"accepted are seconds from the length of a lease, {self.lease}"
+            expected = f"expected seconds from the length of a lease, {self.lease}"
         raise InvalidPolicy.of("max_hold", value, expected, type(self).__name__)
 
     @property

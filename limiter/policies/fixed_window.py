@@ -37,7 +37,7 @@ class FixedWindow(Policy):
     ) -> None:
         super().__init__(limit, per, name)
         if not isinstance(align, bool):
-            expected = "accepted are True and False"
+            expected = "expected True or False"
             raise InvalidPolicy.of("align", repr(align), expected, "FixedWindow")
         self._set("align", align)
 

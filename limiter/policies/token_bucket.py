@@ -39,7 +39,7 @@ class Bucket(Policy):
         if fill > _LONGEST_FILL_US:
             raise InvalidPolicy(
                 f"{type(self).__name__}: burst {self.burst} at {self.limit} per {self.per} s takes "
-                f"{float(fill) / units.DAY_US:,.0f} days to fill: accepted are up to 3,650; "
+                f"{float(fill) / units.DAY_US:,.0f} days to fill: expected up to 3,650; "
                 f"lower the burst or raise the limit"
             )
         parts = self.limit // gcd(self.limit, self.period_us)

@@ -128,7 +128,7 @@ def explain(
     decoded = path_of(target, method.upper())
     if decoded is None and policy is None:
         raise click.BadParameter(
-            f"{path!r}: accepted is what a request line has, without blanks: /orders?a=b, "
+            f"{path!r}: expected what a request line has, without blanks: /orders?a=b, "
             f"http://host/orders, and * with OPTIONS",
             param_hint="PATH",
         )
@@ -163,7 +163,7 @@ def _field(header: str) -> tuple[str, str]:
     """The name and value of a header field of the command line."""
     name, colon, value = header.partition(":")
     if not (colon and name.strip()):
-        raise click.BadParameter(f"{header!r}: accepted is 'Name: value'", param_hint="--header")
+        raise click.BadParameter(f"{header!r}: expected 'Name: value'", param_hint="--header")
     return name.strip(), value.strip()
 
 

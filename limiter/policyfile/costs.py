@@ -82,6 +82,6 @@ def size_of(value: object) -> int:
         raise InvalidSetting.of(
             "value",
             shown(value),
-            "accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB",
+            "expected bytes from 1, as a whole number or as in 512, 1KiB, 64KB",
         )
     return size

@@ -20,20 +20,22 @@ class Fault(NamedTuple):
     line: int
     key: str
     """The key's full name, as in ``policies.api.limits``; empty for a fault of the whole file."""
-    said: str
+    message: str
     """What is wrong, and what is accepted."""
     is_sentence: bool = False
-    """Whether ``said`` is a whole sentence; else it continues the name of the key or the file."""
+    """Whether ``message`` is a whole sentence; else it continues the name of the key or the file."""
 
     def __str__(self) -> str:
         between = ": " if self.is_sentence else " "
         return (
-            f"{self.file}:{self.line}: " + (f"{self.key}{between}" if self.key else "") + self.said
+            f"{self.file}:{self.line}: "
+            + (f"{self.key}{between}" if self.key else "")
+            + self.message
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The file, line, key and fault, ready for JSON."""
-        return {"file": self.file, "line": self.line, "key": self.key, "said": self.said}
+        return {"file": self.file, "line": self.line, "key": self.key, "message": self.message}
 
 
 #: Further faults are only counted: a file of another kind would have one for each line.
@@ -116,7 +118,7 @@ class Notes:
         """A table with known keys only; the others are left out, and each is a fault."""
         if not isinstance(value, dict):
             what = f"a {type(value).__name__}" if is_secret else shown(value)
-            self.add(path, f"is {what}: accepted is a table")
+            self.add(path, f"is {what}: expected a table")
             return {}
         if known is None:
             return value
@@ -127,7 +129,7 @@ class Notes:
                 is_word = _WORD.fullmatch(key) is not None and not self.is_full
                 close = difflib.get_close_matches(key, known, 1) if is_word else []
                 meant = f"did you mean {close[0]}? " if close else ""
-                accepted = f"is not a key of this table: {meant}accepted are {', '.join(known)}"
+                accepted = f"is not a key of this table: {meant}expected {', '.join(known)}"
                 self.add((*path, key), accepted, hides=not is_word)
         return {key: value[key] for key in known if key in value}
 

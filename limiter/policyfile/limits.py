@@ -23,11 +23,11 @@ def read_limits(
     if isinstance(value, str) and ";" in value:
         parts = [part for part in value.split(";") if part.strip()]
     if len(parts) > _MOST_LIMITS:
-        notes.add(path, f"has {len(parts)} limits: accepted are up to {_MOST_LIMITS}")
+        notes.add(path, f"has {len(parts)} limits: expected up to {_MOST_LIMITS}")
         return None
     if isinstance(value, list):
         if not value:
-            notes.add(path, "is []: accepted is at least one limit")
+            notes.add(path, "is []: expected at least one limit")
             return None
         policies: tuple[Policy, ...] = ()
         before = notes.count
@@ -46,7 +46,7 @@ def read_limits(
         return _read_limit_table(notes, path, value, algorithm)
     notes.add(
         path,
-        f"is {shown(value)}: accepted are a limit string as in '100/minute', a table as in "
+        f"is {shown(value)}: expected a limit string as in '100/minute', a table as in "
         f"{{algorithm = 'token_bucket', limit = 100, per = 'minute', burst = 20}}, and a list of these",
     )
     return None
@@ -57,7 +57,7 @@ def _read_limit_table(
 ) -> tuple[Policy, ...] | None:
     name = value.get("algorithm", algorithm)
     if name is None:
-        notes.add((*path, "algorithm"), f"is missing: accepted are {', '.join(_ALGORITHMS)}")
+        notes.add((*path, "algorithm"), f"is missing: expected {', '.join(_ALGORITHMS)}")
         return None
     if notes.read((*path, "algorithm"), _algorithm, name) is None:
         return None
@@ -74,7 +74,7 @@ def _read_limit_table(
     )
     for key in right:
         if key not in given and key != "lease":
-            notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
+            notes.add((*path, key), f"is missing: expected {', '.join(known)}")
     # First each key alone, beside right values, so that each gets its fault; then all together.
     for key, setting in given.items():
         notes.read((*path, key), lambda each: kind(**each), {**right, key: setting})

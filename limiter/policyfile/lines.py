@@ -94,9 +94,7 @@ class _Scanner:
         for end in range(1, len(path) + 1):
             self.lines.setdefault(path[:end], line)
         if len(self.lines) > _MOST_PLACES:
-            raise TooMuch(
-                line, f"has more than {_MOST_PLACES:,} keys and elements: accepted are fewer"
-            )
+            raise TooMuch(line, f"has more than {_MOST_PLACES:,} keys and elements: expected fewer")
 
     def _line_here(self) -> int:
         self._line += self._text.count("\n", self._line_at, self._at)
@@ -176,7 +174,7 @@ class _Scanner:
 def _bounded(path: Path, line: int) -> Path:
     """The path; raises TooMuch if it is nested too deep."""
     if len(path) > _MOST_PARTS:
-        raise TooMuch(line, f"is nested deeper than {_MOST_PARTS}: accepted is less")
+        raise TooMuch(line, f"is nested deeper than {_MOST_PARTS}: expected less")
     return path
 
 

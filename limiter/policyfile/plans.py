@@ -70,7 +70,7 @@ class PlanReader:
         """The tables of plans; others are left out."""
         plans = self._notes.table(path, value, None, is_secret=True)
         if len(plans) > _MOST_PLANS:
-            self._notes.add(path, f"has {len(plans)} plans: accepted are up to {_MOST_PLANS}")
+            self._notes.add(path, f"has {len(plans)} plans: expected up to {_MOST_PLANS}")
             return {}
         tables = {}
         for name, table in plans.items():
@@ -78,7 +78,7 @@ class PlanReader:
             if not NAME.fullmatch(name):
                 self._notes.add((*path, name), f"is not a name of a plan: {NAMES}", hides=True)
             elif not isinstance(table, dict):
-                what = f"is a {type(table).__name__}: accepted is a table with limits"
+                what = f"is a {type(table).__name__}: expected a table with limits"
                 self._notes.add((*path, name), what, hides=True)
             else:
                 tables[name] = table
@@ -93,7 +93,7 @@ class PlanReader:
         if "limits" in table:
             plan = self._plan((*path, "limits"), table["limits"], name)
         else:
-            expected = "accepted are the limits of the policy with other numbers"
+            expected = "expected the limits of the policy with other numbers"
             notes.add((*path, "limits"), f"is missing: {expected}")
         if plan is not None:
             self.by_name[name] = plan
@@ -105,7 +105,7 @@ class PlanReader:
             place = (*path, "key_prefix")
             prefix = notes.read(place, check_prefix, table["key_prefix"])
             if prefix in prefixes:
-                notes.add(place, "is that of another plan, too: accepted is one plan for each")
+                notes.add(place, "is that of another plan, too: expected one plan for each")
             elif prefix is not None and plan is not None:
                 prefixes[prefix] = plan
 

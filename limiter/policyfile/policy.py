@@ -137,15 +137,15 @@ class _Policy:
             if kind == "path" and not (paths and all(part in path.groupindex for path in paths)):
                 self.add(
                     "key",
-                    text=f"is {shown(spec)}: accepted is a part that each pattern of match.paths has, like "
+                    text=f"is {shown(spec)}: expected a part that each pattern of match.paths has, like "
                     f"{{{part}}}",
                 )
         if "plan" in self.own and "plans" not in self.own:
-            self.add("plan", text="has no effect without plans: accepted is also a table plans")
+            self.add("plan", text="has no effect without plans: expected also a table plans")
         if "new_subjects" in self.own and self.key and not self.is_chosen:
             self.add(
                 "new_subjects",
-                text=f"has no effect with key = {shown(self.written['key'])}: accepted is a key that "
+                text=f"has no effect with key = {shown(self.written['key'])}: expected a key that "
                 f"clients choose",
             )
 
@@ -165,7 +165,7 @@ class _Policy:
         examples = [",".join(_EXAMPLES.get(spec.partition("/")[0], "VALUE") for spec in self.key)]
         examples += [_EXAMPLES["address"]] if self.or_address else []
         text = (
-            f"is not a subject that key = {shown(self.own['key'])} finds: accepted is one like "
+            f"is not a subject that key = {shown(self.own['key'])} finds: expected one like "
             f"{' or '.join(map(repr, examples))}"
         )
         own = self.own.get("exempt")
@@ -181,7 +181,7 @@ class _Policy:
     def limits(self) -> tuple[Policy, ...] | None:
         """The policy's limits; None if they are missing or wrong."""
         if "limits" not in self.own:
-            self.add("limits", text="is missing: accepted is a limit, as in limits = '100/minute'")
+            self.add("limits", text="is missing: expected a limit, as in limits = '100/minute'")
             return None
         path = (*self.path, "limits")
         return read_limits(self.notes, path, self.own["limits"], self.values.get("algorithm"))
@@ -216,7 +216,7 @@ class _Policy:
             if subjects & exempt:
                 self.notes.add(
                     place,
-                    "is for a subject that exempt.keys names, too: accepted is one of the two",
+                    "is for a subject that exempt.keys names, too: expected one of the two",
                 )
             if plan is None:
                 continue
@@ -228,7 +228,7 @@ class _Policy:
             if lines:
                 self.notes.add(
                     place,
-                    f"is for a subject that has {other} in line {min(lines)}: accepted is one {kind} "
+                    f"is for a subject that has {other} in line {min(lines)}: expected one {kind} "
                     f"for each",
                 )
             for subject in subjects:

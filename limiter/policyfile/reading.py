@@ -58,7 +58,7 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
     address_from = top.get("address_from", ADDRESS_FROM[0])
     if address_from not in ADDRESS_FROM:
         notes.add(
-            ("address_from",), f"is {shown(address_from)}: accepted are {', '.join(ADDRESS_FROM)}"
+            ("address_from",), f"is {shown(address_from)}: expected {', '.join(ADDRESS_FROM)}"
         )
     policy_tables = notes.table(("policies",), top.get("policies", {}), None)
     default = top.get("default", _DEFAULT if _DEFAULT in policy_tables else None)
@@ -81,10 +81,10 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
 
 def _check_default(notes: Notes, default: Any, tables: Mapping[str, Any]) -> None:
     if not tables:
-        notes.add(("policies",), "has no policy: accepted is at least one [policies.NAME]")
+        notes.add(("policies",), "has no policy: expected at least one [policies.NAME]")
     elif default is not None and not (isinstance(default, str) and default in tables):
         names = shortened(", ".join(tables))
-        notes.add(("default",), f"is {shown(default)}: accepted is one of {names}")
+        notes.add(("default",), f"is {shown(default)}: expected one of {names}")
 
 
 def _is_small_enough(notes: Notes, tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
@@ -92,11 +92,11 @@ def _is_small_enough(notes: Notes, tables: Mapping[str, Any], defaults: Mapping[
     count = len(tables)
     keys = len((defaults.get("exempt") or {}).get("keys", ()))
     if count > _MOST_POLICIES:
-        notes.add(("policies",), f"has {count} policies: accepted are up to {_MOST_POLICIES:,}")
+        notes.add(("policies",), f"has {count} policies: expected up to {_MOST_POLICIES:,}")
     elif count * keys > _MOST_SHARED_KEYS:
         notes.add(
             ("defaults", "exempt", "keys"),
-            f"has {keys} subjects for each of {count} policies: accepted are up to {_MOST_SHARED_KEYS:,} "
+            f"has {keys} subjects for each of {count} policies: expected up to {_MOST_SHARED_KEYS:,} "
             f"in all; name them in the policies that need them",
         )
     else:

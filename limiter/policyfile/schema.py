@@ -39,7 +39,7 @@ Reader = Callable[[Notes, Path, Any], Any]
 _MOST_PATHS = 2_000
 _MOST_CLASSES = 16
 #: What names of policies, plans and classes may have.
-NAMES = "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
+NAMES = "expected 1 to 64 of A-Z a-z 0-9 _ . -"
 
 
 def _key(value: Any) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def choice(*accepted: str) -> Callable[[Any], Any]:
     """A reader of one of a few texts."""
     return _checked(
         lambda value: isinstance(value, str) and value in accepted,
-        f"accepted are {', '.join(accepted)}",
+        f"expected {', '.join(accepted)}",
     )
 
 
@@ -86,20 +86,20 @@ def _is_share(value: Any) -> bool:
     return _is_number(value) and 0 < value <= 1
 
 
-_A_HEADER = "accepted is the name of a header field (without _)"
-_flag = _checked(lambda value: isinstance(value, bool), "accepted are true and false")
+_A_HEADER = "expected the name of a header field (without _)"
+_flag = _checked(lambda value: isinstance(value, bool), "expected true and false")
 _preflights = _checked(
     lambda value: isinstance(value, bool) or value == "apart",
-    "accepted are 'apart', true and false",
+    "expected 'apart', true or false",
 )
-_percent = _checked(_is_percent, "accepted is a number from 0 to 100", float)
+_percent = _checked(_is_percent, "expected a number from 0 to 100", float)
 _pattern = _checked(
-    lambda value: isinstance(value, str), "accepted is a pattern that begins with /", pattern
+    lambda value: isinstance(value, str), "expected a pattern that begins with /", pattern
 )
-_method = _checked(_fitting(_METHOD), "accepted is a method, as in 'GET'", str.upper)
+_method = _checked(_fitting(_METHOD), "expected a method, as in 'GET'", str.upper)
 _host = _checked(
     _fitting(_HOST),
-    "accepted is a host without a port, as in 'api.example.com' or '*.example.com'",
+    "expected a host without a port, as in 'api.example.com' or '*.example.com'",
     str.lower,
 )
 _cost_header = _checked(_fitting(HEADER), _A_HEADER, costs.ByHeader)
@@ -111,7 +111,7 @@ _class_header = _checked(
     _A_HEADER,
     lambda name: TrustedField(name, f"classes by {name} do not count: each call is of the lowest"),
 )
-_share_of_limits = _checked(_is_share, "accepted is a number above 0, up to 1", float)
+_share_of_limits = _checked(_is_share, "expected a number above 0, up to 1", float)
 _true_cost_header = _checked(_fitting(HEADER), _A_HEADER)
 _status = _checked(lambda value: bool(statuses(value)), STATUS, statuses)
 
@@ -127,7 +127,7 @@ def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
         return value
     notes.add(
         path,
-        f"is {shown(value)}: accepted are a whole number from 1, {{header = 'X-Cost'}} and "
+        f"is {shown(value)}: expected a whole number from 1, {{header = 'X-Cost'}} and "
         f"{{body = '1KiB'}}",
     )
     return None
@@ -139,7 +139,7 @@ def _by_header(read: Callable[[Any], Any], example: str) -> Reader:
     def read_field(notes: Notes, path: Path, value: Any) -> Any:
         if isinstance(value, dict) and list(value) == ["header"]:
             return notes.read((*path, "header"), read, value["header"])
-        notes.add(path, f"is {shown(value)}: accepted is {{header = '{example}'}}")
+        notes.add(path, f"is {shown(value)}: expected {{header = '{example}'}}")
         return None
 
     return read_field
@@ -150,7 +150,7 @@ def _read_classes(notes: Notes, path: Path, value: Any) -> Classes | None:
     if not 1 <= len(names) <= _MOST_CLASSES:
         notes.add(
             path,
-            f"is {shown(value)}: accepted are a header field, and 1 to {_MOST_CLASSES} classes with their "
+            f"is {shown(value)}: expected a header field, and 1 to {_MOST_CLASSES} classes with their "
             f"shares of the limits, as in {{header = 'X-Priority', low = 0.8, critical = 1.0}}",
         )
         return None
@@ -158,7 +158,7 @@ def _read_classes(notes: Notes, path: Path, value: Any) -> Classes | None:
     if "header" in value:
         named_by = notes.read((*path, "header"), _class_header, value["header"])
     else:
-        notes.add((*path, "header"), "is missing: accepted is the name of a header field")
+        notes.add((*path, "header"), "is missing: expected the name of a header field")
     shares = {}
     for name in names:
         if not NAME.fullmatch(name):
@@ -177,7 +177,7 @@ def _network(value: Any) -> Any:
     except ValueError as error:
         why = f" ({error})"
     raise InvalidSetting.of(
-        "value", f"{shown(value)}{why}", "accepted is a network, as in '10.0.0.0/8', or an address"
+        "value", f"{shown(value)}{why}", "expected a network, as in '10.0.0.0/8', or an address"
     )
 
 
@@ -186,7 +186,7 @@ def _subject(value: Any) -> str:
         return value.strip()
     # Not shown: it may be a secret.
     what = f"a {type(value).__name__} that names no subject"
-    raise InvalidSetting.of("value", what, "accepted is a text")
+    raise InvalidSetting.of("value", what, "expected a text")
 
 
 def check_prefix(value: Any) -> str:
@@ -194,7 +194,7 @@ def check_prefix(value: Any) -> str:
     if isinstance(value, str) and value:
         return value
     what = f"a {type(value).__name__} that begins no subject"  # not shown, as above
-    raise InvalidSetting.of("value", what, "accepted is a text")
+    raise InvalidSetting.of("value", what, "expected a text")
 
 
 def _value(read: Callable[[Any], Any]) -> Reader:
@@ -209,12 +209,12 @@ def _list(read: Callable[[Any], Any], is_filled: bool = False, is_secret: bool =
         if not isinstance(value, list) or (is_filled and not value):
             what = f"a {type(value).__name__}" if is_secret else shown(value)
             least = " of at least one" if is_filled else ""
-            notes.add(path, f"is {what}: accepted is a list{least}")
+            notes.add(path, f"is {what}: expected a list{least}")
             return None
         if read is _pattern:
             notes.patterns += len(value)
             if notes.patterns > _MOST_PATHS:
-                notes.add(path, f"is one pattern too many: accepted are {_MOST_PATHS:,} a file")
+                notes.add(path, f"is one pattern too many: expected {_MOST_PATHS:,} a file")
                 return None
         return tuple(notes.read((*path, place), read, part) for place, part in enumerate(value))
 

@@ -25,11 +25,11 @@ def text_of(path: str) -> str:
             raw = file.read(MOST_BYTES + 1)
         if len(raw) <= MOST_BYTES:
             return raw.decode("utf-8-sig")
-        text = f"is longer than {MOST_BYTES:,} bytes: accepted is a shorter file"
+        text = f"is longer than {MOST_BYTES:,} bytes: expected a shorter file"
     except OSError as error:
         text = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:
-        text = f"is not UTF-8 (byte {error.start}): accepted is TOML in UTF-8"
+        text = f"is not UTF-8 (byte {error.start}): expected TOML in UTF-8"
     raise InvalidPolicyFile([Fault(path, 1, "", text)])
 
 

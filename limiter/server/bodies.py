@@ -28,7 +28,7 @@ _LARGEST = 2**53 - 1
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _KEY = (
-    f"accepted are a text of 1 to {_LONGEST_TEXT} characters, a whole number, and a list of 1 to "
+    f"expected a text of 1 to {_LONGEST_TEXT} characters, a whole number, and a list of 1 to "
     f"{_MOST_PARTS} of these"
 )
 
@@ -80,11 +80,11 @@ async def _received(request: Request) -> bytes:
 def members(value: Any, accepted: Collection[str], name: str = "The body") -> dict[str, Any]:
     """Return an object of a body; abort if it is no object, or has other members."""
     if not isinstance(value, dict):
-        abort(422, f"{name} is no object: accepted is one with {', '.join(accepted)}.")
+        abort(422, f"{name} is no object: expected one with {', '.join(accepted)}.")
     others = value.keys() - accepted
     if others:
         unknown = f"{name} has an unknown member, {min(others)[:64]!r}"
-        abort(422, f"{unknown}: accepted are {', '.join(accepted)}.")
+        abort(422, f"{unknown}: expected {', '.join(accepted)}.")
     return value
 
 
@@ -117,7 +117,7 @@ def _name(body: dict[str, Any], member: str) -> str | None:
     """Return the plan or class that a body names; None without one."""
     value = body.get(member)
     if value is not None and not (isinstance(value, str) and len(value) <= _LONGEST_NAME):
-        abort(422, f"{member} is no name: accepted is a text of up to {_LONGEST_NAME} characters.")
+        abort(422, f"{member} is no name: expected a text of up to {_LONGEST_NAME} characters.")
     return value
 
 
@@ -135,7 +135,7 @@ def _is_part(value: Any) -> bool:
 def cost(body: dict[str, Any], least: int = 1) -> int:
     """Return the cost that a body names, by default 1; a cost that may be 0 has no default."""
     if least == 0 and "cost" not in body:
-        abort(422, "cost is missing: accepted is the true cost, a whole number from 0.")
+        abort(422, "cost is missing: expected the true cost, a whole number from 0.")
     return _number(body, "cost", 1, least, _LARGEST)
 
 
@@ -174,5 +174,5 @@ def reservation(body: dict[str, Any]) -> str:
 def _id(body: dict[str, Any], name: str) -> str:
     value = body[name]
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        abort(422, f"{name} is no id: accepted are 1 to 64 of A-Z a-z 0-9 _ . -.")
+        abort(422, f"{name} is no id: expected 1 to 64 of A-Z a-z 0-9 _ . -.")
     return value

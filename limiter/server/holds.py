@@ -60,7 +60,7 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
         taking = _take(leases, name, own_request, forget=lease is None)
         verdict = await recorder.record(own_request, taking)
         if lease is None and verdict.allowed and CLIENT_LEFT in request.scope.get("state", ()):
-            await _sure(leases, leases.give_back(name))
+            await _sure(leases, leases.release(name))
             abort(400, "The connection was closed before the lease was taken: it is released.")
         return written(*result_of(verdict, json.dumps(held)))
 
@@ -72,8 +72,8 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
         if lease is None:
             abort(422, "lease is missing: expected the id of the lease to release.")
         leases = _leases(guard, body, cost, is_held=True)
-        count = 0 if leases is None else await _sure(leases, leases.give_back(lease))
-        return json_response({"given_back": count})
+        count = 0 if leases is None else await _sure(leases, leases.release(lease))
+        return json_response({"released": count})
 
     return [Route("/v1/hold/{policy}", hold, methods=["POST", "DELETE"])]
 

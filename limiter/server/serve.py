@@ -151,7 +151,7 @@ class Application(BaseApplication):  # type: ignore[misc]
         ports = [_port(listener) for listener in arbiter.LISTENERS]
         if len(ports) != len(self._addresses) or ports[1:] == [None] or len({*ports}) < len(ports):
             arbiter.log.error(
-                "bind: accepted are one address, or two of different ports, the second for operators"
+                "bind: expected one address, or two of different ports, the second for operators"
             )
             sys.exit(1)
         # Workers start in a moment if their master has imported what they need; else it takes a second.
@@ -188,7 +188,7 @@ def read_address(text: str) -> None:
     else:
         valid = bool(address)
     if not valid:
-        raise ValueError("accepted are HOST:PORT, HOST, [HOST]:PORT, unix:PATH and fd://NUMBER")
+        raise ValueError("expected HOST:PORT, HOST, [HOST]:PORT, unix:PATH or fd://NUMBER")
 
 
 def _port(listener: Any) -> int | None:

@@ -30,7 +30,7 @@ def check_workers(workers: int) -> None:
     if workers > 1 and is_in_process():
         raise InvalidSetting(
             f"LIMITER_STORE is memory://, in which each of the {workers} workers would count by itself: "
-            f"accepted is a store that they share, or --workers 1"
+            f"expected a store that they share, or --workers 1"
         )
 
 

@@ -172,7 +172,7 @@ class Reading:
         name = self.format or _format_of(lines)
         if name is None:
             raise UnknownFormat(
-                f"{log.name} has lines of no known format, such as {_shown(lines[0])}: accepted are "
+                f"{log.name} has lines of no known format, such as {_shown(lines[0])}: expected "
                 f"{', '.join((*FORMATS, CSV))} (whose first line names the columns, one of them time); "
                 f"--format names one"
             )

@@ -50,7 +50,7 @@ def read_share(text: str) -> Fraction:
     share = Fraction(match[1]) / 100 if match else Fraction(0)
     if not 0 < share <= 1:
         raise InvalidSetting.of(
-            "suggest", repr(text), "accepted is a percentage above 0% and up to 100%, as 99.5%"
+            "suggest", repr(text), "expected a percentage above 0% and up to 100%, as 99.5%"
         )
     return share
 

@@ -49,12 +49,12 @@ class PasswordFile(CredentialProvider):
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
             raise StoreRefused(
-                f"the store's password file {self._path} cannot be read: {reason}; accepted is a file with "
+                f"the store's password file {self._path} cannot be read: {reason}; expected a file with "
                 f"the password and nothing else"
             ) from None
         if not password:
             raise StoreRefused(
-                f"the store's password file {self._path} is empty: accepted is a file with the password "
+                f"the store's password file {self._path} is empty: expected a file with the password "
                 f"and nothing else"
             )
         return (self._username, password) if self._username else (password,)

@@ -288,7 +288,7 @@ def check() -> None:
     ]
     if lacking:
         raise ImportError(
-            f"redis-py is {redis.__version__}, which has no {' and no '.join(lacking)}: accepted are 8.0 "
+            f"redis-py is {redis.__version__}, which has no {' and no '.join(lacking)}: expected 8.0 "
             f"and later, below 9; pip install 'redis[hiredis]>=8.0,<9'"
         )
 

@@ -158,7 +158,7 @@ class SlotTable(Table[Node]):
             slot, host, port = _pointed_to(error)
         except ValueError:
             raise StoreRefused(
-                f"{node.where} answered {code(error)} with {str(error)!r:.200}: accepted are a slot and "
+                f"{node.where} answered {code(error)} with {str(error)!r:.200}: expected a slot and "
                 f"host:port"
             ) from None
         target = self.node_at((_host(host, node.address), port))

@@ -26,7 +26,7 @@ from limiter.version import __version__
 Address = tuple[str, int]
 
 ACCEPTED = (
-    "accepted are redis://host:port/0, rediss:// (TLS), unix:///path, valkey://, valkeys://, "
+    "expected redis://host:port/0, rediss:// (TLS), unix:///path, valkey://, valkeys://, "
     "redis+cluster://host:port,host:port, rediss+cluster://, redis+sentinel://host:port,host:port/service, "
     "rediss+sentinel://, memory:// (this process alone), and a client object of redis-py (Redis, "
     "RedisCluster or a Sentinel's)"
@@ -261,7 +261,7 @@ def _from_url(url: str, kit: Kit) -> Store:
         database = rest.partition("?")[0].partition("/")[2].strip("/")
         if plain != "unix" and database and not database.isdecimal():
             raise InvalidSetting.of(
-                "store", repr(masked(url)), "the database is not a number; accepted is a number"
+                "store", repr(masked(url)), "the database is not a number; expected a number"
             )
         pool = _pool(f"{plain}://{rest}", url, kit)
         return _alone(pool.connection_class, _from_options(pool.connection_kwargs, url), kit)
@@ -315,7 +315,7 @@ def _sentinel_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
     name, _, database = path.partition("/")
     if not name or (database and not database.isdecimal()):
         expected = (
-            "accepted is redis+sentinel://host:port,host:port/service, and after it perhaps / and the "
+            "expected redis+sentinel://host:port,host:port/service, and after it perhaps / and the "
             "number of a database"
         )
         raise InvalidSetting.of("store", repr(masked(url)), expected)
@@ -376,7 +376,7 @@ def _from_options(options: dict[str, Any], url: str) -> dict[str, Any]:
         raise InvalidSetting.of(
             "store",
             repr(masked(url)),
-            "it has a password and a password_file; accepted is one of them",
+            "it has a password and a password_file; expected one of them",
         )
     provider = PasswordFile(path, settings.pop("username", None))
     settings.pop("password", None)

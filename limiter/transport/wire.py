@@ -69,7 +69,7 @@ def checked(call: Call, reply: object) -> Reply:
         return prepared.decode(reply)
     except (struct.error, TypeError):
         raise StoreRefused(
-            f"the script {prepared.script} answered {reply!r:.200}: accepted are {prepared.numbers} "
+            f"the script {prepared.script} answered {reply!r:.200}: expected {prepared.numbers} "
             f"numbers; see what else uses this key or script"
         ) from None
 

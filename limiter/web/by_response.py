@@ -25,7 +25,7 @@ _MOST_DIGITS = 18
 _CLASS = re.compile(r"[1-5]xx", re.IGNORECASE)
 _STATUS = re.compile(r"[1-5][0-9][0-9]")
 #: What ``statuses`` accepts, for a message.
-STATUS = "accepted is a status or a class of statuses, as in '401' or '2xx'"
+STATUS = "expected a status or a class of statuses, as in '401' or '2xx'"
 
 
 class Head(NamedTuple):
@@ -103,7 +103,7 @@ def check_rates(setting: str, policies: Sequence[Policy]) -> None:
     """
     if all(policy.leases for policy in policies):
         raise InvalidSetting(
-            f"{setting} has no effect on {policies[0]!r}, whose leases are released: accepted is a limit "
+            f"{setting} has no effect on {policies[0]!r}, whose leases are released: expected a limit "
             f"that counts units"
         )
 
@@ -128,15 +128,15 @@ def _listed(value: object) -> frozenset[int]:
         named = [statuses(each) for each in value]
         if named and all(named):
             return frozenset().union(*named)
-    accepted = "accepted is a list of statuses, as in ['2xx', '401']"
-    raise InvalidSetting.of("refund_unless", shown(value), accepted)
+    expected = "expected a list of statuses, as in ['2xx', '401']"
+    raise InvalidSetting.of("refund_unless", shown(value), expected)
 
 
 def _field(value: object) -> str:
     kind, _, name = value.partition(":") if isinstance(value, str) else ("", "", "")
     if kind != "header" or not HEADER.fullmatch(name):
-        accepted = "accepted is a field of the response, as in 'header:X-Tokens-Used'"
-        raise InvalidSetting.of("true_cost", shown(value), accepted)
+        expected = "expected a field of the response, as in 'header:X-Tokens-Used'"
+        raise InvalidSetting.of("true_cost", shown(value), expected)
     return name
 
 

@@ -35,7 +35,7 @@ def of_request(setting: str, function: Callable[..., Any], usual: int = 2) -> Of
         InvalidSetting: It takes other arguments, or it is asynchronous or a generator.
 
     """
-    expected = f"accepted is {accepted(setting)}"
+    expected = f"expected {accepted(setting)}"
     signature = _signature(setting, function, expected)
     count = usual
     if signature is not None and not _binds(signature, usual):
@@ -55,7 +55,7 @@ def check_function(setting: str, function: object, *arguments: str, more: str = 
     ``more`` ends the message: what else is accepted, or what to do.
     """
     takes = f"of {' and '.join(arguments)}" if arguments else "without arguments"
-    expected = f"accepted is a function {takes}{more}"
+    expected = f"expected a function {takes}{more}"
     if not callable(function):
         raise InvalidSetting.of(setting, repr(function), expected)
     signature = _signature(setting, function, expected)

@@ -102,7 +102,7 @@ class LeaseCalls(_LeaseCalls[Limiter]):
         """
         return core_of(self._limiter).drive(self._renewing_flow(lease))
 
-    def give_back(self, lease: str) -> int:
+    def release(self, lease: str) -> int:
         """Release the leases; return how many units were still held.
 
         Raises:
@@ -123,6 +123,6 @@ class AsyncLeaseCalls(_LeaseCalls[AsyncLimiter]):
         """As ``LeaseCalls.renew``."""
         return await core_of(self._limiter).drive(self._renewing_flow(lease))
 
-    async def give_back(self, lease: str) -> int:
-        """As ``LeaseCalls.give_back``."""
+    async def release(self, lease: str) -> int:
+        """As ``LeaseCalls.release``."""
         return await core_of(self._limiter).drive(self._changing_flow("release", lease))

@@ -149,19 +149,19 @@ def pattern(text: str, ignore_case: bool = False) -> re.Pattern[str]:
 
     """
     if not text.startswith("/"):
-        raise InvalidSetting.of("path", repr(text), "accepted is a pattern that begins with /")
+        raise InvalidSetting.of("path", repr(text), "expected a pattern that begins with /")
     if wrong := _NO_PATH.search(text):
         raise InvalidSetting.of(
             "path",
             f"{text!r}, and no path has {wrong[0]!r} in it",
-            "accepted is a decoded path without a query, empty segments, and segments . and ..",
+            "expected a decoded path without a query, empty segments, and segments . and ..",
         )
     for segment in map(_WILDCARD.findall, text.split("/")):
         if (
             "**" in segment and len(segment) > 1
         ):  # matching would search a part of the path repeatedly
             raise InvalidSetting.of(
-                "path", repr(text), "accepted is one wildcard in a segment where that is **"
+                "path", repr(text), "expected one wildcard in a segment where that is **"
             )
     pieces = _WILDCARD.split(text)
     try:
@@ -173,7 +173,7 @@ def pattern(text: str, ignore_case: bool = False) -> re.Pattern[str]:
         raise InvalidSetting.of(
             "path",
             repr(text),
-            f"accepted are up to {_MOST_WILDCARDS} wildcards, and parts in braces that "
+            f"expected up to {_MOST_WILDCARDS} wildcards, and parts in braces that "
             f"are names, each once, as in /orgs/{{org}}",
         ) from None
 

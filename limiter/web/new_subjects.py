@@ -12,7 +12,7 @@ from limiter.errors import InvalidSetting, LimiterError, shown
 from limiter.grammar import read_limits
 from limiter.keys import Key
 
-_ACCEPTED = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
+_ACCEPTED = "expected one limit of 1 to 1,000 new subjects, as in '20/hour'"
 _MOST = 1_000
 #: Subjects that are remembered for all addresses; beyond that, the oldest address is forgotten.
 _MOST_REMEMBERED = 200_000

@@ -214,7 +214,7 @@ class Rule:
         elif not isinstance(cost, int):
             raise TypeError(
                 f"the cost function of {self.name} returned {shown(cost)}: "
-                f"accepted are a whole number, and None"
+                f"expected a whole number, or None"
             )
         address = None if self.new_subjects is None else by_address(request, trusted)
         if address == subject:

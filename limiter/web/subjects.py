@@ -16,7 +16,7 @@ from limiter.web.identity import subject as of_address
 from limiter.web.request import Request, bare_host, cookie_meaning
 
 ACCEPTED = (
-    "accepted are address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
+    "expected address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
     "(or api-key:HEADER), path:NAME, host, global, and a list of these"
 )
 #: Programs may also pass a function, which a policy file cannot.
@@ -83,7 +83,7 @@ def checked_subject(subject: Key | None) -> Key:
         raise Unidentified("the key function named no caller")
     if not isinstance(subject, (str, bytes, int, tuple)):
         raise TypeError(
-            f"key is {shown(subject)}: accepted from a key function are str, bytes, int, a tuple of those, "
+            f"key is {shown(subject)}: expected from a key function str, bytes, int, a tuple of those, "
             f"and None for no caller; return the caller's id, as in str(user.id)"
         )
     return subject
@@ -278,7 +278,7 @@ def _identity(spec: str, accepted: str, convert: Callable[[str, str], str]) -> I
     if kind in ("header", "cookie", "api-key") and name and not fits.fullmatch(name):
         what = "a cookie" if is_cookie else "a header (without _)"
         raise InvalidSetting.of(
-            "key", repr(spec), f"accepted is the name of {what}, as in {kind}:X-Name"
+            "key", repr(spec), f"expected the name of {what}, as in {kind}:X-Name"
         )
     if kind in ("header", "api-key") and name:
         what = f"header {name}" if kind == "header" else "API key"

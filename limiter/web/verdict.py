@@ -135,11 +135,11 @@ class Verdict:
             return cls(error=error)
         return cls(503, body=problems.reduced_capacity(request.path), error=error)
 
-    def give_back(self, refunded: Iterable[Result]) -> None:
+    def refund(self, refunded: Iterable[Result]) -> None:
         """Show these results, and the header fields, as they are after a refund of what was granted."""
         ids = set(map(id, refunded))
         self.results = tuple(
-            each._replace(decision=each.decision.given_back()) if id(each) in ids else each
+            each._replace(decision=each.decision.refunded()) if id(each) in ids else each
             for each in self.results
         )
         self.fields = header_fields(self.results)

@@ -132,7 +132,7 @@ def source(
             limiter_calls.plan(limits).checked(cost, least=1)
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
-            raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")
+            raise InvalidSetting(f"{rule.limiter!r}: expected {limiter_class.__name__}")
     guard = guard_class(
         rules, networks(trusted), observe, chosen("address_from", address_from, ADDRESS_FROM)
     )
@@ -161,7 +161,7 @@ def _guards(guard_class: type[_AnyGuard], given: Any) -> Callable[[], _AnyGuard]
         return lambda: given
     if isinstance(getattr(given, "guard", None), guard_class):
         return lambda: given.guard
-    raise InvalidSetting(f"{given!r}: accepted here: {guard_class.__name__}")
+    raise InvalidSetting(f"{given!r}: expected {guard_class.__name__}")
 
 
 def limiter_by(
@@ -248,7 +248,7 @@ def _cost(cost: int | CostFunction | None) -> Cost:
         return of_request("cost", cost)
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 1:
         return fixed_cost(cost)
-    expected = f"accepted is a whole number from 1, or {accepted('cost')}"
+    expected = f"expected a whole number from 1, or {accepted('cost')}"
     raise InvalidSetting.of("cost", repr(cost), expected)
 
 
@@ -261,13 +261,13 @@ def chosen(setting: str, value: str | None, accepted: Sequence[str]) -> str:
     """
     if value is None or value in accepted:
         return value or accepted[0]
-    raise InvalidSetting.of(setting, repr(value), f"accepted are {', '.join(accepted)}")
+    raise InvalidSetting.of(setting, repr(value), f"expected {', '.join(accepted)}")
 
 
 def check_flag(setting: str, value: object) -> None:
     """Raise InvalidSetting unless a value is True or False."""
     if not isinstance(value, bool):
-        raise InvalidSetting.of(setting, repr(value), "accepted are True and False")
+        raise InvalidSetting.of(setting, repr(value), "expected True or False")
 
 
 def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ...]:
@@ -284,7 +284,7 @@ def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ..
         return tuple(settings.network(str(part)) for part in parts)
     except (TypeError, ValueError) as error:
         raise InvalidSetting.of(
-            "trusted", repr(trusted), f"{error}; accepted are networks, and unix"
+            "trusted", repr(trusted), f"{error}; expected networks, and unix"
         ) from None
 
 

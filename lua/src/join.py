@@ -65,7 +65,7 @@ def read_rate(path: Path) -> dict[str, str]:
     own = sections(path.read_text())
     kind = own.get("key", "").partition(" ")[0].rstrip(",")
     if kind not in ("hash", "list"):
-        sys.exit(f"lua/src/{path.name}: key begins with {kind!r}; accepted are hash, list")
+        sys.exit(f"lua/src/{path.name}: key begins with {kind!r}; expected hash, list")
     arguments = re.findall(r"^(\w+) +(.*(?:\n .*)*)", own.get("arguments", ""), re.M)
     names = [name for name, _ in arguments]
     if names[:2] != ["field", "limit"]:

@@ -166,7 +166,7 @@ async def test_a_key_that_is_no_subject_is_an_error_of_the_program() -> None:
 
     app = FastAPI()
     app.get("/", dependencies=[Depends(limit("1/minute", key=Depends(User), store=MEMORY))])(hello)
-    with pytest.raises(TypeError, match=r"key is <.*User.*: accepted .*; return the caller's id"):
+    with pytest.raises(TypeError, match=r"key is <.*User.*: expected .*; return the caller's id"):
         await ask(app)
 
 
@@ -178,10 +178,10 @@ async def test_a_key_that_is_no_subject_is_an_error_of_the_program() -> None:
         (user_id_in_a_thread, r"write \w+=Depends\(user_id_in_a_thread\)"),
         (by_state, r"write \w+=Depends\(by_state\)"),
         (APIKeyHeader(name="X-Key"), r"write \w+=Depends\("),
-        (Depends(), r"accepted is a dependency with its function"),
+        (Depends(), r"expected a dependency with its function"),
         (
             lambda one, two, three: (one, two, three),
-            "accepted is a function without arguments, of the request, or",
+            "expected a function without arguments, of the request, or",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", None),

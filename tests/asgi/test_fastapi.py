@@ -343,7 +343,7 @@ async def test_no_dependency_of_a_disabled_limit_is_called() -> None:
 
     assert [(await ask(app)).status for _ in range(2)] == [200, 200]
     for enabled in ("false", 0, None):
-        with pytest.raises(InvalidSetting, match="accepted are True and False"):
+        with pytest.raises(InvalidSetting, match="expected True or False"):
             limit("1/minute", store=MEMORY, enabled=enabled)  # type: ignore[arg-type]
 
 

@@ -46,13 +46,13 @@ def test_a_cost_for_each_policy(make: Make, new_subject: Any, limits: list[Polic
 @pytest.mark.parametrize(
     ("wrong", "shown"),
     [
-        ((1,), r"cost is \(1,\): accepted is a whole number, or a tuple of 2 in the order of the"),
+        ((1,), r"cost is \(1,\): expected a whole number, or a tuple of 2 in the order of the"),
         ((1, 2, 3), r"cost is \(1, 2, 3\)"),
         ((), r"cost is \(\)"),
-        ((1, True), r"cost\[1\] is True: accepted is a whole number from 0 to 1000"),
+        ((1, True), r"cost\[1\] is True: expected a whole number from 0 to 1000"),
         (
             (4, 5),
-            r"cost\[0\] is 4: accepted is a whole number from 0 to 3, the most that SlidingLog",
+            r"cost\[0\] is 4: expected a whole number from 0 to 3, the most that SlidingLog",
         ),
         ((1, "5"), r"cost\[1\] is '5'"),
         ((-1, 5), r"cost\[0\] is -1"),
@@ -80,7 +80,7 @@ def test_a_lease_has_one_cost() -> None:
     for wrong in (3, (1,)):
         with pytest.raises(InvalidCost, match="cost is"):
             limiter.hold("u", wrong)  # type: ignore[arg-type]
-    with pytest.raises(InvalidSetting, match="cap is 1: accepted are True and False"):
+    with pytest.raises(InvalidSetting, match="cap is 1: expected True or False"):
         Limiter("1/second", store="memory://", cap=1)  # type: ignore[arg-type]
 
 
@@ -104,7 +104,7 @@ def test_a_capped_cost(make: Make, subject: str, policy: Policy) -> None:
     assert not limiter.hit(subject, 11)
     assert limiter.hit(subject, 50, at_least=3).granted == 9
     for wrong in (-1, True, 1.5):
-        with pytest.raises(InvalidCost, match=r"accepted is a whole number from 0$"):
+        with pytest.raises(InvalidCost, match=r"expected a whole number from 0$"):
             limiter.hit(subject, wrong)
 
 

@@ -315,7 +315,7 @@ def check_what_gives_units_back(timed: Timed, subject: str) -> None:
 
         return settled
 
-    for give_back in (
+    for refund in (
         lambda: limiter.reset(subject),
         lambda: limiter.refund(subject),
         lambda: twin.reset(subject),
@@ -326,21 +326,21 @@ def check_what_gives_units_back(timed: Timed, subject: str) -> None:
         with suppress(AssertionError):  # cached since the last round
             deny(limiter, {"key": subject})
         assert limiter.hit(subject).cached
-        give_back()
+        refund()
         assert limiter.hit(subject).allowed
 
 
-def check_what_may_have_given_back(timed: Timed, subject: str) -> None:
+def check_what_may_have_refunded(timed: Timed, subject: str) -> None:
     """A refund or a reset whose reply is lost may have run: the store is asked."""
     world = World()
     limiter = timed(world, FixedWindow(2, 60))
-    for mode, give_back in (("refund", limiter.refund), ("reset", limiter.reset)):
+    for mode, refund in (("refund", limiter.refund), ("reset", limiter.reset)):
         with suppress(AssertionError):
             deny(limiter, {"key": subject})
         assert limiter.hit(subject).cached
         world.loses = {mode}
         with pytest.raises(StoreUnavailable):
-            give_back(subject)
+            refund(subject)
         assert limiter.hit(subject).allowed
 
 
@@ -432,7 +432,7 @@ CHECKS = [
     check_another_cost_is_another_call,
     check_a_reset_while_the_denial_is_under_way,
     check_what_gives_units_back,
-    check_what_may_have_given_back,
+    check_what_may_have_refunded,
     check_joint_calls,
     check_the_shortest_setting_counts,
     check_shadow_mode_denies_nothing,

@@ -93,7 +93,7 @@ def test_one_script_call_each(make_on: Make, own: Server, subject: str) -> None:
         assert ran == [1, 1, 0, 0]
 
 
-def test_given_back(make: Make, subject: str) -> None:
+def test_released(make: Make, subject: str) -> None:
     """At the end of the body, after an exception, and before the end; a second release does nothing."""
     limiter = make(PLACES)
     with limiter.hold(subject):

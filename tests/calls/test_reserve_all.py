@@ -128,8 +128,8 @@ def test_a_capped_reservation(make: Make, new_subject: Any) -> None:
 @pytest.mark.parametrize(
     ("items", "error", "message"),
     [
-        ("u", InvalidKey, r"reserve_all was given 'u' in the list: accepted is a list of tuples"),
-        (7, InvalidKey, "reserve_all was given 7: accepted is a list of tuples"),
+        ("u", InvalidKey, r"reserve_all was given 'u' in the list: expected a list of tuples"),
+        (7, InvalidKey, "reserve_all was given 7: expected a list of tuples"),
         ([], InvalidKey, r"reserve_all was given \[\]"),
         ([("u", 1), ("v",)], InvalidKey, r"given \('v',\) in the list"),
         ([("u", 1), ("v", 1, None, 2)], InvalidKey, "in the list"),
@@ -138,18 +138,18 @@ def test_a_capped_reservation(make: Make, new_subject: Any) -> None:
         (
             [("u", 1), ("v", 0)],
             InvalidCost,
-            r"^items\[1\].cost is 0: accepted is a whole number from 1 to 4",
+            r"^items\[1\].cost is 0: expected a whole number from 1 to 4",
         ),
         ([("u", 1), ("v", True)], InvalidCost, "cost is True"),
         (
             [("u", 1), ("v", (1, 0))],
             InvalidCost,
-            r"cost\[1\] is 0: accepted is a whole number from 1",
+            r"cost\[1\] is 0: expected a whole number from 1",
         ),
         (
             [("u", 1), ("v", (1, 2, 3))],
             InvalidCost,
-            r"cost is \(1, 2, 3\): accepted is a whole number",
+            r"cost is \(1, 2, 3\): expected a whole number",
         ),
         ([("u", 1), ("v", (1, 1_001))], InvalidCost, r"^items\[1\].cost\[1\] is 1001"),
         ([("u", 1), ("v", 1, "5/hour")], InvalidPolicy, "limits are '5/hour'"),
@@ -172,17 +172,17 @@ def test_leases_cannot_be_reserved() -> None:
 @pytest.mark.parametrize(
     ("actual", "message"),
     [
-        (5, r"actual is 5: accepted is a list of 2 costs, one for each item"),
-        ([(1, 5)], r"actual is \[\(1, 5\)\]: accepted is a list of 2"),
-        ([(1, 5), 1, 1], "accepted is a list of 2"),
+        (5, r"actual is 5: expected a list of 2 costs, one for each item"),
+        ([(1, 5)], r"actual is \[\(1, 5\)\]: expected a list of 2"),
+        ([(1, 5), 1, 1], "expected a list of 2"),
         (
             [5, 1],
-            r"actual\[0\] is 5: accepted is a tuple of 2 numbers, as the reserved cost is \(1, 9\)",
+            r"actual\[0\] is 5: expected a tuple of 2 numbers, as the reserved cost is \(1, 9\)",
         ),
         ([(1, 5, 5), 1], r"actual\[0\] is \(1, 5, 5\)"),
-        ([(1, -5), 1], r"actual\[0\]\[1\] is -5: accepted is a whole number from 0"),
+        ([(1, -5), 1], r"actual\[0\]\[1\] is -5: expected a whole number from 0"),
         ([(True, 5), 1], r"actual\[0\]\[0\] is True"),
-        ([(1, 5), (1, 5)], r"actual\[1\] is \(1, 5\): accepted is a whole number from 0"),
+        ([(1, 5), (1, 5)], r"actual\[1\] is \(1, 5\): expected a whole number from 0"),
         (None, "actual is None"),
     ],
 )

@@ -161,24 +161,24 @@ def test_any_bytes_are_a_key(store: str, subject: str) -> None:
         ("hit 5/minute --store S", "'5/minute' is a limit: the last argument is KEY"),
         ("hit 5/minute 9/hour --store S", "'9/hour' is a limit: the last argument is KEY"),
         ("hit user:42 5/minute --store S", "'5/minute' is a limit: the last argument is KEY"),
-        ("hit 5/x user:42 --store S", "Error: limit is '5/x': accepted is"),
+        ("hit 5/x user:42 --store S", "Error: limit is '5/x': expected"),
         ("hit '' user:42 --store S", "no limit: give it"),
         ("hit 5/minute '' --store S", "key is"),
-        ("hit 5/minute user:42 --store http://x", "store is 'http://x': accepted are"),
+        ("hit 5/minute user:42 --store http://x", "store is 'http://x': expected"),
         ("hit 5/minute user:42 --store memory://", "which ends with this command"),
         ("hit 5/minute user:42 --store S --cost 6", "cost is 6"),
         ("hit 5/minute user:42 --store S --cost -1", "cost is -1"),
         ("hit 5/minute user:42 --store S --cost 2 --at-least 3", "at_least is 3"),
         ("hit 5/minute user:42 --store S --at-least 1 --wait 3", "cannot be combined with --wait"),
         ("hit 5/minute user:42 --store S --wait -1", "Invalid value for '--wait'"),
-        ("hit 5/minute user:42 --store S --wait nan", "'--wait': nan: accepted are seconds from 0"),
+        ("hit 5/minute user:42 --store S --wait nan", "'--wait': nan: expected seconds from 0"),
         (
             "hold 1 user:42 --store S --wait nan -- true",
-            "'--wait': nan: accepted are seconds from 0",
+            "'--wait': nan: expected seconds from 0",
         ),
         ("hit 5/minute user:42 --store S --algorithm x", "Invalid value for '--algorithm'"),
-        ("hit 5/minute user:42 --store S --name 'a b'", "name is 'a b': accepted are"),
-        ("hit 5/minute user:42 --store S --timeout 0", "timeout is 0.0: accepted are"),
+        ("hit 5/minute user:42 --store S --name 'a b'", "name is 'a b': expected"),
+        ("hit 5/minute user:42 --store S --timeout 0", "timeout is 0.0: expected"),
         ("hit 5/minute user:42 --store S --tag ''", "tag is"),
         ("refund 5/minute user:42 --store S --cost 0", "cost is 0"),
     ],
@@ -196,7 +196,7 @@ def test_a_wrong_variable_is_named(store: str) -> None:
     environ = {"LIMITER_STORE": store, "LIMITER_LIMITS": "5/x"}
     code, _, err = printed("hit user:42", **environ)
     assert code == 2
-    assert "Error: LIMITER_LIMITS: limit is '5/x': accepted is" in err
+    assert "Error: LIMITER_LIMITS: limit is '5/x': expected" in err
     assert "LIMITER_TIMEOUT is 'x'" in printed("hit 1/s u", **environ, LIMITER_TIMEOUT="x")[2]
 
 

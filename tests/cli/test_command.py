@@ -214,7 +214,7 @@ def test_another_package_of_the_name_is_one_line(tmp_path: Path, overwritten: li
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"limiter: {tmp_path} holds slotgate and another distribution, limiter 0.5.0, whose package has "
-        "the same name: accepted is one of them; pip uninstall limiter slotgate, then install slotgate "
+        "the same name: expected one of them; pip uninstall limiter slotgate, then install slotgate "
         "again\n"
     )
 

@@ -163,8 +163,8 @@ def test_a_server_on_which_promises_do_not_hold_is_refused_by_name(foreign: str)
         (f"--store redis://{HOST}:1", 3, "Connection refused: does a server listen there?"),
         ("--store memory://", 2, "store is memory://, which ends with this command"),
         ("", 2, "no store: give --store"),
-        (f"--timeout 0 --store redis://{HOST}:1", 2, "timeout is 0.0: accepted"),
-        (f"--prefix a{{b --store redis://{HOST}:1", 2, "prefix is 'a{b': accepted"),
+        (f"--timeout 0 --store redis://{HOST}:1", 2, "timeout is 0.0: expected"),
+        (f"--prefix a{{b --store redis://{HOST}:1", 2, "prefix is 'a{b': expected"),
     ],
 )
 def test_what_cannot_be_checked(options: str, code: int, message: str) -> None:
@@ -224,7 +224,7 @@ def scripts(*times_us: int, seconds: float = 0.001) -> Scripts:
             FOUND._replace(info={"redis_version": "6.2.14", "gcc_version": "12"}),
             "server",
             Level.FAULT,
-            "Redis 6.2.14: accepted is 7.0 or later",
+            "Redis 6.2.14: expected 7.0 or later",
         ),
         (
             FOUND._replace(info={"redis_version": "7.2.4", "valkey_version": "9.1.2"}),

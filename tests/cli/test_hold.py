@@ -337,7 +337,7 @@ def test_a_rate_cannot_be_held() -> None:
     """The error names what is accepted."""
     done = run("hold --store redis://127.0.0.1:1 1/minute report -- true")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "'1/minute': accepted is how many commands may run at once" in done.stderr
+    assert "'1/minute': expected how many commands may run at once" in done.stderr
 
 
 def test_limits_of_the_environment_do_not_apply_to_leases(store: str, subject: str) -> None:

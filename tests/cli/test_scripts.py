@@ -62,9 +62,9 @@ def test_installing_on_every_primary(cluster: Cluster) -> None:
         ("scripts --store redis://x", "--store is accepted only with --install"),
         ("scripts --install", "no store: give --store"),
         ("scripts --install --store memory://", "which ends with this command"),
-        ("scripts --install --store http://x", "store is 'http://x': accepted are"),
-        ("acl --user 'a b'", "--user: 'a b': accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
-        ("acl --user a --prefix ''", "--prefix: '': accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("scripts --install --store http://x", "store is 'http://x': expected"),
+        ("acl --user 'a b'", "--user: 'a b': expected 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("acl --user a --prefix ''", "--prefix: '': expected 1 to 64 of A-Z a-z 0-9 _ . -"),
     ],
 )
 def test_a_mistake_is_2(line: str, message: str) -> None:

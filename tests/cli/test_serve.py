@@ -14,19 +14,19 @@ from tests.cli.support import run
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--bind nowhere:port", "'nowhere:port': accepted are HOST:PORT"),
-        ("--bind 127.0.0.1:70000", "accepted are HOST:PORT"),
-        ("--bind :8000", "accepted are HOST:PORT"),
-        ("--bind 8000", "accepted are HOST:PORT"),
-        ("--operators 127.0.0.1:8000", "both 127.0.0.1:8000: accepted are two different addresses"),
+        ("--bind nowhere:port", "'nowhere:port': expected HOST:PORT"),
+        ("--bind 127.0.0.1:70000", "expected HOST:PORT"),
+        ("--bind :8000", "expected HOST:PORT"),
+        ("--bind 8000", "expected HOST:PORT"),
+        ("--operators 127.0.0.1:8000", "both 127.0.0.1:8000: expected two different addresses"),
         ("--bind fd://x", "fd://NUMBER"),
         ("--bind unix:", "unix:PATH"),
-        ("--operators unix:/run/limiter", "accepted is an address with a port"),
+        ("--operators unix:/run/limiter", "expected an address with a port"),
         ("--bind fd://3 --operators 127.0.0.1:8001", "or fd://N for both"),
         ("--workers 0", "--workers"),
         ("--drain -1", "--drain"),
-        ("--drain nan", "accepted are seconds from 0"),
-        ("--drain 3601", "accepted are up to 3600 seconds"),
+        ("--drain nan", "expected seconds from 0"),
+        ("--drain 3601", "expected up to 3600 seconds"),
     ],
 )
 def test_a_wrong_command_line(words: str, message: str) -> None:

@@ -45,7 +45,7 @@ def ask(
     return DecidedCall(now_us, mode, holder, cost, tuple(reply))
 
 
-def _take_and_give_back(url: str, key: str, name: str, decided: list[DecidedCall]) -> None:
+def _take_and_release(url: str, key: str, name: str, decided: list[DecidedCall]) -> None:
     """Take, hold for a moment, renew or not, release once or twice; if denied, try again."""
     caller = Caller(url)
     for number in range(ROUNDS):
@@ -63,7 +63,7 @@ def _take_and_give_back(url: str, key: str, name: str, decided: list[DecidedCall
 def _work(url: str, key: str, name: str, pipe: Connection) -> None:
     """Start the threads of one process together, at a signal."""
     begin_together(
-        pipe, [partial(_take_and_give_back, url, key, f"{name}-{n}") for n in range(THREADS)]
+        pipe, [partial(_take_and_release, url, key, f"{name}-{n}") for n in range(THREADS)]
     )
 
 

@@ -20,7 +20,6 @@ import pytest
 from limiter.policyfile.reading import read
 from service.demo.servers import HOST, Server, free_port
 from tests.cli.support import run
-from tests.conftest import stopped_coverage
 from tests.server.serving import serving
 from tests.service.support import ROOT, get
 from tests.waiting import until
@@ -82,10 +81,7 @@ def pattern(shown: str) -> str:
 def test_every_command_prints_what_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the page's order: a policy file replaces the one before, and the service reads it.
-
-    Coverage would take twice as long again; other tests reach the same lines.
-    """
+    """In the page's order: a policy file replaces the one before, and the service reads it."""
     folder = tmp_path / "folder"
     folder.mkdir()
     shutil.copy(LOG, folder)
@@ -93,7 +89,6 @@ def test_every_command_prints_what_the_page_shows(
     variables: dict[str, str] = {}
     ports = {"127.0.0.1:8001": f"{HOST}:{free_port()}"}
     with ExitStack() as stack:
-        stack.enter_context(stopped_coverage())
         for kind, block in re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.M | re.S):
             if kind == "toml":
                 (folder / "shop.toml").write_text(block)

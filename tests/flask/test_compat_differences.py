@@ -136,7 +136,7 @@ def test_a_log_of_more_than_it_holds() -> None:
     assert statuses(app, "/a") == [200]
 
     said = (
-        "limit is '1000000/day': with strategy='moving-window' accepted are up to 100,000; for more, give "
+        "limit is '1000000/day': with strategy='moving-window' expected up to 100,000; for more, give "
         "strategy='fixed-window' or strategy='sliding-window-counter'"
     )
     with pytest.raises(InvalidPolicy) as raised:

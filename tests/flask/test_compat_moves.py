@@ -268,7 +268,7 @@ def test_reset(strategy: str) -> None:
 def test_reset_of_a_shared_store(store: str) -> None:
     app = Flask("app")  # in use until the end: the limits of a collected application are gone
     limits = limiter(OURS, app, storage_uri=store)
-    with pytest.raises(InvalidSetting, match="cannot be cleared: accepted is store='memory://'"):
+    with pytest.raises(InvalidSetting, match="cannot be cleared: expected store='memory://'"):
         limits.reset()
     with pytest.raises(InvalidSetting, match="cannot be cleared"):
         Limiter("1/second", store=store).clear()

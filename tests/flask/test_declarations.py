@@ -113,7 +113,7 @@ def test_a_misspelled_limit_is_an_error_at_once(
         partial(FlaskLimiter, None),
         lambda limits: FlaskLimiter(application=limits),
     ):
-        with pytest.raises(InvalidPolicy, match="accepted"):
+        with pytest.raises(InvalidPolicy, match="expected"):
             declare(text)
 
 
@@ -149,28 +149,28 @@ class ByKeyword:
         (
             "key",
             three,
-            r"key is three\(request: 'Any', .*: accepted is a function without arguments, of the req",
+            r"key is three\(request: 'Any', .*: expected a function without arguments, of the req",
         ),
-        ("key", partial(three, request=1), r"accepted is a function without arguments"),
-        ("key", late, r"key is late\(\).*, which is async or a generator: accepted is a function"),
+        ("key", partial(three, request=1), r"expected a function without arguments"),
+        ("key", late, r"key is late\(\).*, which is async or a generator: expected a function"),
         ("key", partial(late), "which is async or a generator"),
         ("key", generated, "which is async or a generator"),
         ("key", ByKeyword(), r"key is ByKeyword\(\*, name: 'str'\)"),
         (
             "cost",
             three,
-            r"cost is three\(.*accepted is a function without arguments.*as in cost=lambda",
+            r"cost is three\(.*expected a function without arguments.*as in cost=lambda",
         ),
         ("cost", late, "which is async or a generator"),
         ("exempt_when", late, "which is async or a generator"),
         (
             "exempt_when",
             lambda view: bool(view),
-            "exempt_when is <lambda>.*accepted is a function without arg",
+            "exempt_when is <lambda>.*expected a function without arg",
         ),
-        ("deduct_when", hello, "accepted is a function of the response"),
-        ("on_denied", hello, "accepted is a function of the verdict"),
-        ("scope", hello, "accepted is a function of the endpoint, or a text"),
+        ("deduct_when", hello, "expected a function of the response"),
+        ("on_denied", hello, "expected a function of the verdict"),
+        ("scope", hello, "expected a function of the endpoint, or a text"),
     ],
 )
 def test_a_function_with_other_arguments_is_an_error_at_once(
@@ -202,7 +202,7 @@ def test_a_key_may_be_a_function_and_the_error_says_so(key: Any) -> None:
     extension = FlaskLimiter(default=None, store=MEMORY)
     for declare in (partial(extension.limit, "5/minute"), partial(FlaskLimiter, None)):
         with pytest.raises(
-            InvalidSetting, match=r"accepted are address .*; or a function without arguments"
+            InvalidSetting, match=r"expected address .*; or a function without arguments"
         ):
             declare(key=key)
 

@@ -70,7 +70,7 @@ def test_a_policy_that_has_none(tmp_path: Path) -> None:
     file = tmp_path / "policies.toml"
     text = "[policies.p]\nlimits = {algorithm = 'concurrency', limit = 5, lease = 30}\n"
     file.write_text(text)
-    with pytest.raises(InvalidSetting, match="prepaid is 100: accepted is 0 for Concurrency"):
+    with pytest.raises(InvalidSetting, match="prepaid is 100: expected 0 for Concurrency"):
         Policies(file, store="redis://127.0.0.1:1", prepaid=100)
     file.write_text(text + "prepaid = 0\n")
     Policies(file, store="redis://127.0.0.1:1", prepaid=100)

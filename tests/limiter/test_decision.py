@@ -209,7 +209,7 @@ def test_a_cached_decision() -> None:
     assert not CACHED
     assert CACHED.retry_after == CACHED.each[0].retry_after == 1.500001
     assert "cached=True" in repr(CACHED)
-    assert CACHED.given_back().cached
+    assert CACHED.refunded().cached
 
 
 def test_a_hit_of_prepaid_units() -> None:

@@ -70,26 +70,26 @@ def test_rate_limited_carries_the_decision() -> None:
 @pytest.mark.parametrize(
     ("make", "setting", "value", "expected"),
     [
-        (lambda: limiter.SlidingLog(0, 60), "limit", "0", "accepted is a whole number from 1"),
-        (lambda: limiter.Concurrency(1, lease=0), "lease", "0", "accepted are seconds"),
-        (lambda: limiter.parse_limits("5/x"), "limit", "'5/x'", "accepted is N/unit"),
+        (lambda: limiter.SlidingLog(0, 60), "limit", "0", "expected a whole number from 1"),
+        (lambda: limiter.Concurrency(1, lease=0), "lease", "0", "expected seconds"),
+        (lambda: limiter.parse_limits("5/x"), "limit", "'5/x'", "expected N/unit"),
         (
             lambda: limiter.Limiter("1/s", store="redis://:secret@:x"),
             "store",
             "'redis://:***@:***'",
-            "accepted are redis://",
+            "expected redis://",
         ),
         (
             lambda: limiter.Limiter("1/s", store="memory://", on_error="x"),
             "on_error",
             "'x'",
-            "accepted are raise",
+            "expected raise",
         ),
         (
             lambda: limiter.Limiter("1/s", store="memory://").hit(""),
             "key",
             "''",
-            "accepted are str",
+            "expected str",
         ),
     ],
 )

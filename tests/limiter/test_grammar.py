@@ -144,7 +144,7 @@ def test_a_wrong_limit_is_named(text: str) -> None:
 
 def test_the_wrong_one_of_several_is_shown() -> None:
     """The message has the wrong part and the whole string."""
-    with pytest.raises(InvalidPolicy, match=r"limit is '5/x' in '1/s; 5/x': accepted is N/unit"):
+    with pytest.raises(InvalidPolicy, match=r"limit is '5/x' in '1/s; 5/x': expected N/unit"):
         parse_limits("1/s; 5/x")
 
 
@@ -183,7 +183,7 @@ def test_a_limit_beyond_every_algorithm() -> None:
 def test_only_buckets_have_a_burst(algorithm: str) -> None:
     """For another algorithm, the message names those with a burst."""
     with pytest.raises(
-        InvalidPolicy, match=f"{algorithm} has no burst; accepted with token_bucket"
+        InvalidPolicy, match=f"expected no burst with {algorithm}; a burst is for token_bucket"
     ):
         parse_limits("5/s burst 3", algorithm)
 
@@ -193,9 +193,7 @@ def test_an_algorithm_has_a_known_name(algorithm: Any) -> None:
     """The message has the value and all names that are accepted."""
     with pytest.raises(InvalidSetting) as raised:
         parse_limits("5/s", algorithm)
-    assert str(raised.value) == (
-        f"algorithm is {algorithm!r}: accepted are {', '.join(ALGORITHMS)}"
-    )
+    assert str(raised.value) == (f"algorithm is {algorithm!r}: expected {', '.join(ALGORITHMS)}")
 
 
 def test_a_policys_own_rules_hold_for_strings_too() -> None:

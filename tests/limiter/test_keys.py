@@ -252,7 +252,7 @@ def test_a_key_must_name_a_subject(key: Any) -> None:
         with pytest.raises(InvalidKey) as raised:
             SPELL.state(*arguments)
         assert str(raised.value).startswith("key is " if len(arguments) == 1 else "tag is ")
-        assert "accepted" in str(raised.value)
+        assert "expected" in str(raised.value)
 
 
 def test_an_int_of_too_many_digits_is_named() -> None:
@@ -293,9 +293,7 @@ def test_name_and_prefix_are_plain(setting: str, value: Any) -> None:
     names = {"prefix": "rl", "name": "api", setting: value}
     with pytest.raises(InvalidSetting) as raised:
         KeySpeller(**names)
-    assert str(raised.value) == (
-        f"{setting} is {value!r}: accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
-    )
+    assert str(raised.value) == (f"{setting} is {value!r}: expected 1 to 64 of A-Z a-z 0-9 _ . -")
 
 
 def test_prefix_and_name_are_in_the_key() -> None:

@@ -25,9 +25,7 @@ def test_a_cost_is_at_most_the_smallest_limit(mode: str, cost: Any) -> None:
     """The message has the cost and the maximum."""
     with pytest.raises(InvalidCost) as raised:
         PLAN.call(mode, "u", cost)
-    assert str(raised.value).startswith(
-        f"cost is {cost!r}: accepted is a whole number from 0 to 20"
-    )
+    assert str(raised.value).startswith(f"cost is {cost!r}: expected a whole number from 0 to 20")
 
 
 def test_a_logs_entries_bound_its_cost() -> None:
@@ -41,7 +39,7 @@ def test_a_logs_entries_bound_its_cost() -> None:
 @pytest.mark.parametrize("at_least", [0, 6, -1, True, 1.0, "1"])
 def test_at_least_is_from_1_to_the_cost(at_least: Any) -> None:
     """Less than one unit is no grant; more than the cost cannot be granted."""
-    with pytest.raises(InvalidCost, match="accepted is a whole number from 1 to 5, the cost"):
+    with pytest.raises(InvalidCost, match="expected a whole number from 1 to 5, the cost"):
         PLAN.call("hit", "u", 5, at_least)
 
 
@@ -121,4 +119,4 @@ def test_acl_refuses_names_that_add_rights(words: list[str]) -> None:
 
     assert run.returncode == 2
     assert run.stdout == ""
-    assert "accepted are" in run.stderr
+    assert "expected" in run.stderr

@@ -52,7 +52,7 @@ def refused(build: Any, *arguments: Any, **named: Any) -> str:
 def test_a_limit_is_a_whole_number_from_1(policy: type[Policy], value: Any) -> None:
     """The message has the policy, the field, the value and what is accepted."""
     message = refused(policy, value, 60)
-    assert message.startswith(f"{policy.__name__}: limit is {value!r}: accepted is a whole number")
+    assert message.startswith(f"{policy.__name__}: limit is {value!r}: expected a whole number")
     assert "from 1 to" in message
 
 
@@ -152,7 +152,7 @@ def test_a_period_is_kept_in_microseconds(
 def test_a_period_from_a_millisecond_to_366_days(policy: type[Policy], per: Any) -> None:
     """The error shows another value, and names what is accepted."""
     message = refused(policy, 5, per=per)
-    assert message.startswith(f"{policy.__name__}: per is {per!r}: accepted are seconds")
+    assert message.startswith(f"{policy.__name__}: per is {per!r}: expected seconds")
     assert "1 millisecond to 366 days" in message
     same = refused(Concurrency, 5, lease=per)
     assert same == message.replace(f"{policy.__name__}: per is", "Concurrency: lease is", 1)
@@ -163,7 +163,7 @@ def test_a_period_from_a_millisecond_to_366_days(policy: type[Policy], per: Any)
 def test_a_name_is_short_and_plain(policy: type[Policy], name: Any) -> None:
     """A name is written into keys and headers without a change."""
     message = refused(policy, 5, 60, name=name)
-    assert f"name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -" in message
+    assert f"name is {name!r}: expected 1 to 64 of a-z 0-9 _ . -" in message
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -218,7 +218,7 @@ def test_aligned_windows_are_a_state_of_their_own() -> None:
 def test_align_is_a_bool(align: Any) -> None:
     """``align="no"`` must not align."""
     message = refused(FixedWindow, 5, 60, align=align)
-    assert message == f"FixedWindow: align is {align!r}: accepted are True and False"
+    assert message == f"FixedWindow: align is {align!r}: expected True or False"
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
@@ -227,7 +227,7 @@ def test_a_burst_is_a_whole_number_from_1(bucket: Any, value: Any) -> None:
     """A burst follows the limit's rules."""
     message = refused(bucket, 5, 60, burst=value)
     assert message.startswith(
-        f"{bucket.__name__}: burst is {value!r}: accepted is a whole number from 1 to"
+        f"{bucket.__name__}: burst is {value!r}: expected a whole number from 1 to"
     )
 
 
@@ -415,7 +415,7 @@ def test_other_numbers_are_checked_too(policy: Policy) -> None:
         assert policy.renumbered(7, 9).capacity == 9
         assert "burst is 0" in refused(policy.renumbered, 7, 0)
     else:
-        assert "burst is 9: accepted is none" in refused(policy.renumbered, 7, 9)
+        assert "burst is 9: expected none" in refused(policy.renumbered, 7, 9)
 
 
 @pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)

@@ -171,22 +171,22 @@ def test_spending_gives_no_unit_twice(costs: list[int], left: int) -> None:
 @pytest.mark.parametrize(
     ("limits", "settings", "message"),
     [
-        (LeakyBucket(5, 1), {}, "prepaid is 100: accepted is 0 for LeakyBucket(5, per=1), since each"),
+        (LeakyBucket(5, 1), {}, "prepaid is 100: expected 0 for LeakyBucket(5, per=1), since each"),
         (
             [FixedWindow(5, 1), Concurrency(5, lease=1)],
             {},
-            "prepaid is 100: accepted is 0 for Concurrency(5, lease=1), since its units are leases",
+            "prepaid is 100: expected 0 for Concurrency(5, lease=1), since its units are leases",
         ),
         (
             SlidingLog(5, 0.2),
             {},
-            "prepaid_hold is 0.2: accepted are seconds below the period of SlidingLog(5, per=0.2)",
+            "prepaid_hold is 0.2: expected seconds below the period of SlidingLog(5, per=0.2)",
         ),
-        ("5/s", {"prepaid": -1}, "prepaid is -1: accepted is a whole number from 0 to 10,000"),
-        ("5/s", {"prepaid": True}, "prepaid is True: accepted is a whole number from 0 to 10,000"),
-        ("5/s", {"prepaid": 1.0}, "prepaid is 1.0: accepted is a whole number from 0 to 10,000"),
-        ("5/s", {"prepaid": 10_001}, "prepaid is 10001: accepted is a whole number from 0 to"),
-        ("5/s", {"prepaid_hold": 0}, "prepaid_hold is 0: accepted are seconds from 0.001"),
+        ("5/s", {"prepaid": -1}, "prepaid is -1: expected a whole number from 0 to 10,000"),
+        ("5/s", {"prepaid": True}, "prepaid is True: expected a whole number from 0 to 10,000"),
+        ("5/s", {"prepaid": 1.0}, "prepaid is 1.0: expected a whole number from 0 to 10,000"),
+        ("5/s", {"prepaid": 10_001}, "prepaid is 10001: expected a whole number from 0 to"),
+        ("5/s", {"prepaid_hold": 0}, "prepaid_hold is 0: expected seconds from 0.001"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting(limits: Any, settings: dict[str, Any], message: str) -> None:
@@ -209,9 +209,9 @@ def test_the_environment() -> None:
     assert (terms.most, terms.hold, terms.hold_us) == (5, 0.1, 100_000)
     assert Limiter.from_env(environ)._core.prepaid is None
     for variable, value, accepted in [
-        ("LIMITER_PREPAID", "5.5", "accepted is a whole number"),
-        ("LIMITER_PREPAID", "-5", "accepted is a whole number from 0"),
-        ("LIMITER_PREPAID_HOLD", "2h", "accepted is seconds"),
+        ("LIMITER_PREPAID", "5.5", "expected a whole number"),
+        ("LIMITER_PREPAID", "-5", "expected a whole number from 0"),
+        ("LIMITER_PREPAID_HOLD", "2h", "expected seconds"),
     ]:
         with pytest.raises(InvalidSetting, match=f"^{variable}.*{accepted}"):
             Limiter.from_env({**given_both, variable: value})
@@ -261,7 +261,7 @@ class World:
             if units.unspent and self.now < units.until:
                 self.used.append((self.now_us, len(units.take_out())))
 
-    def give_back(self) -> None:
+    def return_units(self) -> None:
         """Every process returns what it may."""
         for units in self.held:
             if self.now <= units.return_by and (left := len(units.take_out())):
@@ -307,7 +307,7 @@ def adversary(policy: Policy, held: int, terms: Terms, take_us: int, spend_us: i
     world.flood(world.now_us + 1)
     world.now_us = BEGIN_US + spend_us
     world.spend()
-    world.give_back()
+    world.return_units()
     world.flood(BEGIN_US + spend_us + SECOND)
     return world
 
@@ -414,7 +414,7 @@ def test_wrong_rules_exceed_a_bound(
 
 
 _STEP_US = 50_000
-_MOVES = st.sampled_from(["take", "spend", "give back", "hit", "wait"])
+_MOVES = st.sampled_from(["take", "spend", "return", "hit", "wait"])
 
 
 @given(
@@ -434,8 +434,8 @@ def test_the_bounds_in_any_history(moves: Sequence[tuple[str, int]], policy: Pol
             world.take(min(number, 4))
         elif move == "spend":
             world.spend()
-        elif move == "give back":
-            world.give_back()
+        elif move == "return":
+            world.return_units()
         else:
             reply = world._ask("hit", min(number, 4), 1)
             if reply[0]:

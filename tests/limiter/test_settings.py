@@ -38,26 +38,26 @@ def wrong(limits: Any = "5/minute", **settings: Any) -> str:
 @pytest.mark.parametrize(
     ("setting", "value", "accepted"),
     [
-        ("name", "a b", "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
-        ("prefix", "", "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
-        ("algorithm", "x", f"accepted are {', '.join(ALGORITHMS)}"),
-        ("on_error", "ignore", "accepted are raise, allow, deny, local"),
-        ("on_error", None, "accepted are raise, allow, deny, local"),
-        ("local_share", 0, "accepted is a whole number from 1"),
-        ("local_share", True, "accepted is a whole number from 1"),
-        ("local_share", 1.0, "accepted is a whole number from 1"),
-        ("timeout", 0, "accepted are seconds from 0.001 to 3600"),
-        ("timeout", float("nan"), "accepted are seconds from 0.001 to 3600"),
-        ("timeout", "0.1", "accepted are seconds from 0.001 to 3600"),
-        ("timeout", True, "accepted are seconds from 0.001 to 3600"),
-        ("connect_timeout", 3601, "accepted are seconds from 0.001 to 3600"),
-        ("denial_cache", -0.1, "accepted are seconds from 0 to 3600, and 0 is no cache"),
-        ("denial_cache", float("nan"), "accepted are seconds from 0 to 3600, and 0 is no cache"),
-        ("denial_cache", True, "accepted are seconds from 0 to 3600, and 0 is no cache"),
-        ("denial_cache", None, "accepted are seconds from 0 to 3600, and 0 is no cache"),
-        ("denial_cache_size", -1, "accepted is a whole number from 0, and 0 keeps no call"),
-        ("denial_cache_size", 1.0, "accepted is a whole number from 0, and 0 keeps no call"),
-        ("denial_cache_size", True, "accepted is a whole number from 0, and 0 keeps no call"),
+        ("name", "a b", "expected 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("prefix", "", "expected 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("algorithm", "x", f"expected {', '.join(ALGORITHMS)}"),
+        ("on_error", "ignore", "expected raise, allow, deny, local"),
+        ("on_error", None, "expected raise, allow, deny, local"),
+        ("local_share", 0, "expected a whole number from 1"),
+        ("local_share", True, "expected a whole number from 1"),
+        ("local_share", 1.0, "expected a whole number from 1"),
+        ("timeout", 0, "expected seconds from 0.001 to 3600"),
+        ("timeout", float("nan"), "expected seconds from 0.001 to 3600"),
+        ("timeout", "0.1", "expected seconds from 0.001 to 3600"),
+        ("timeout", True, "expected seconds from 0.001 to 3600"),
+        ("connect_timeout", 3601, "expected seconds from 0.001 to 3600"),
+        ("denial_cache", -0.1, "expected seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache", float("nan"), "expected seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache", True, "expected seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache", None, "expected seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache_size", -1, "expected a whole number from 0, and 0 keeps no call"),
+        ("denial_cache_size", 1.0, "expected a whole number from 0, and 0 keeps no call"),
+        ("denial_cache_size", True, "expected a whole number from 0, and 0 keeps no call"),
     ],
 )
 def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
@@ -70,7 +70,7 @@ def test_join_is_true_or_false(value: Any) -> None:
     """Of an ``AsyncLimiter``; without it, the limiter joins calls."""
     with pytest.raises(InvalidSetting) as raised:
         AsyncLimiter("5/minute", store=STORE, join=value)
-    assert str(raised.value) == f"join is {value!r}: accepted are True and False"
+    assert str(raised.value) == f"join is {value!r}: expected True or False"
     assert AsyncLimiter("5/minute", store=STORE)._core.plan.join
     assert not AsyncLimiter("5/minute", store=STORE, join=False)._core.plan.join
 
@@ -98,14 +98,14 @@ def test_a_wrong_call_names_the_class_that_was_called(
     """Not the base class, which is not public; and it names what is accepted."""
     with pytest.raises(TypeError, match=f"^{kind.__name__}: {message}") as raised:
         kind(*given, **named)
-    assert "accepted are limits and, by name, store (redis://" in str(raised.value)
+    assert "expected limits and, by name, store (redis://" in str(raised.value)
     assert f"{kind.__name__}.from_env()" in str(raised.value)
     assert list(signature(kind).parameters)[:3] == ["limits", "store", "name"]
 
 
 def test_a_wrong_secret_stays_secret() -> None:
     """The message has only its type."""
-    assert wrong(key_secret=5).startswith("key_secret is an unusable int: accepted is")
+    assert wrong(key_secret=5).startswith("key_secret is an unusable int: expected")
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_a_wrong_secret_stays_secret() -> None:
 )
 def test_limits_are_a_string_or_policies(limits: Any) -> None:
     """Anything else is an InvalidPolicy."""
-    with pytest.raises(InvalidPolicy, match="accepted are a limit string, a policy, or several"):
+    with pytest.raises(InvalidPolicy, match="expected a limit string, a policy, or several"):
         Limiter(limits, store=STORE)
 
 
 def test_a_limiter_needs_a_limit() -> None:
     """At least one policy."""
-    with pytest.raises(InvalidPolicy, match="limits are empty: accepted is at least one policy"):
+    with pytest.raises(InvalidPolicy, match="limits are empty: expected at least one policy"):
         Limiter([], store=STORE)
 
 
@@ -135,7 +135,7 @@ def test_two_policies_need_two_fields() -> None:
 def test_an_algorithm_belongs_to_a_string() -> None:
     """A policy has its own algorithm."""
     assert "accepted only with a limit string" in wrong(SlidingLog(5, 60), algorithm="sliding_log")
-    assert "accepted are fixed_window" in wrong(SlidingLog(5, 60), algorithm="nonsense")
+    assert "expected fixed_window" in wrong(SlidingLog(5, 60), algorithm="nonsense")
 
 
 def test_what_limits_may_be() -> None:
@@ -208,20 +208,20 @@ def test_required_variables(missing: str, example: str, empty: dict[str, str]) -
 @pytest.mark.parametrize(
     ("variable", "value", "accepted"),
     [
-        ("LIMITER_STORE", "http://x", "accepted are redis://"),
-        ("LIMITER_ALGORITHM", "leaky", f"accepted are {', '.join(ALGORITHMS)}"),
-        ("LIMITER_LIMITS", "5/x", "accepted is N/unit"),
+        ("LIMITER_STORE", "http://x", "expected redis://"),
+        ("LIMITER_ALGORITHM", "leaky", f"expected {', '.join(ALGORITHMS)}"),
+        ("LIMITER_LIMITS", "5/x", "expected N/unit"),
         ("LIMITER_LIMITS", "5/s; 6/s", "name one of them"),
         ("LIMITER_LIMITS", "20000/s", "choose an algorithm"),
-        ("LIMITER_NAME", "a b", "accepted are 1 to 64"),
-        ("LIMITER_PREFIX", "a b", "accepted are 1 to 64"),
-        ("LIMITER_ON_ERROR", "ignore", "accepted are raise, allow, deny, local"),
-        ("LIMITER_LOCAL_SHARE", "1.5", "accepted is a whole number"),
-        ("LIMITER_LOCAL_SHARE", "0", "accepted is a whole number from 1"),
-        ("LIMITER_TIMEOUT", "fast", "accepted is seconds, like 0.1"),
-        ("LIMITER_TIMEOUT", "-1", "accepted are seconds from 0.001"),
-        ("LIMITER_DENIAL_CACHE", "1s", "accepted is seconds, like 0.1"),
-        ("LIMITER_DENIAL_CACHE", "3601", "accepted are seconds from 0 to 3600"),
+        ("LIMITER_NAME", "a b", "expected 1 to 64"),
+        ("LIMITER_PREFIX", "a b", "expected 1 to 64"),
+        ("LIMITER_ON_ERROR", "ignore", "expected raise, allow, deny, local"),
+        ("LIMITER_LOCAL_SHARE", "1.5", "expected a whole number"),
+        ("LIMITER_LOCAL_SHARE", "0", "expected a whole number from 1"),
+        ("LIMITER_TIMEOUT", "fast", "expected seconds, like 0.1"),
+        ("LIMITER_TIMEOUT", "-1", "expected seconds from 0.001"),
+        ("LIMITER_DENIAL_CACHE", "1s", "expected seconds, like 0.1"),
+        ("LIMITER_DENIAL_CACHE", "3601", "expected seconds from 0 to 3600"),
     ],
 )
 def test_a_wrong_variable(variable: str, value: str, accepted: str) -> None:
@@ -258,7 +258,7 @@ def test_trusted_proxies(text: str | None, networks: list[str]) -> None:
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "all", "10.0.0.0/8,,::1"])
 def test_wrong_trusted_proxies(text: str) -> None:
     """The variable, the value, and what is accepted."""
-    with pytest.raises(InvalidSetting, match=r"LIMITER_TRUSTED_PROXIES is .*accepted are networks"):
+    with pytest.raises(InvalidSetting, match=r"LIMITER_TRUSTED_PROXIES is .*expected networks"):
         trusted_proxies({"LIMITER_TRUSTED_PROXIES": text})
 
 

@@ -138,13 +138,13 @@ async def _coroutine(call: StoreCall, ahead: Callable[[], Any]) -> Any:
 @pytest.mark.parametrize(
     ("call", "arguments", "message"),
     [
-        (set_time, ["x", 1], "limiter is 'x': accepted is a Limiter or"),
-        (set_time, [LIMITER, 1.5], "now_us is 1.5: accepted is a whole number"),
-        (set_time, [LIMITER, 0], "now_us is 0: accepted"),
-        (set_time, [LIMITER, True], "now_us is True: accepted"),
-        (store_away, ["x"], "limiter is 'x': accepted"),
-        (intercept, [None, print], "limiter is None: accepted"),
-        (intercept, [LIMITER, 3], "around is 3: accepted is a function"),
+        (set_time, ["x", 1], "limiter is 'x': expected a Limiter or"),
+        (set_time, [LIMITER, 1.5], "now_us is 1.5: expected a whole number"),
+        (set_time, [LIMITER, 0], "now_us is 0: expected"),
+        (set_time, [LIMITER, True], "now_us is True: expected"),
+        (store_away, ["x"], "limiter is 'x': expected"),
+        (intercept, [None, print], "limiter is None: expected"),
+        (intercept, [LIMITER, 3], "around is 3: expected a function"),
         (intercept, [LIMITER, _coroutine], "only for an AsyncLimiter"),
     ],
 )

@@ -32,7 +32,7 @@ def test_any_value_is_a_period_or_an_invalid_policy(per: object) -> None:
         us, message = SHORTEST_US, str(error)
     assert type(us) is int
     assert SHORTEST_US <= us <= LONGEST_US
-    assert not message or message.startswith(f"per is {per!r}: accepted are")
+    assert not message or message.startswith(f"per is {per!r}: expected")
 
 
 @pytest.mark.parametrize(

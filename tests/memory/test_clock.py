@@ -81,7 +81,7 @@ def test_a_local_share_has_it_too() -> None:
 
 @pytest.mark.parametrize("seconds", [-1, math.inf, math.nan, "60", True, None])
 def test_wrong_seconds_are_named(seconds: Any) -> None:
-    with Clock() as clock, pytest.raises(InvalidSetting, match="accepted is a number from 0"):
+    with Clock() as clock, pytest.raises(InvalidSetting, match="expected a number from 0"):
         clock.advance(seconds)
 
 

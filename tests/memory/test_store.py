@@ -195,7 +195,7 @@ def test_an_expired_key_is_unused(policy: Policy, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, None, "9"])
 def test_the_bound_is_a_whole_number_from_1(most: Any) -> None:
     """The message says what is accepted."""
-    with pytest.raises(InvalidSetting, match="accepted is a whole number from 1"):
+    with pytest.raises(InvalidSetting, match="expected a whole number from 1"):
         MemoryStore(most_subjects=most)
 
 
@@ -296,7 +296,7 @@ def test_a_key_of_another_kind_is_refused() -> None:
     store, log = MemoryStore(), SlidingLog(5, 60)
     plant(store, "log", "string", "not ours", 10_000)
     blocks = (Block(FixedWindow(5, 60), 0, 1), Block(log, 1, 1))
-    with pytest.raises(StoreRefused, match="b'log' holds a string: accepted is a list"):
+    with pytest.raises(StoreRefused, match="b'log' holds a string: expected a list"):
         store.run(call_of("hit", 0, 0, (b"hash", b"log"), blocks))
     assert len(store) == 1
     store.run(call_of("reset", 0, 0, (b"hash", b"log"), blocks))

@@ -178,7 +178,7 @@ class Rate(Model):
     """A policy that counts what passes.
 
     A subclass also defines what a charge does (``admit``), and which hits a refund removes
-    (``give_back``).
+    (``return_units``).
     """
 
     @property
@@ -194,7 +194,7 @@ class Rate(Model):
         """Keep an admitted hit."""
 
     @abstractmethod
-    def give_back(self, clock_us: int, units: int) -> int:
+    def return_units(self, clock_us: int, units: int) -> int:
         """Remove up to ``units`` from the hits that count now; return their number."""
 
     def hit(
@@ -224,7 +224,7 @@ class Rate(Model):
         granted = 0
         if cost:
             self.heal(clock_us)
-            granted = self.give_back(clock_us, cost)
+            granted = self.return_units(clock_us, cost)
         return self.ask(clock_us, 0)._replace(granted=granted, delay_us=0)
 
     def settle(self, clock_us: int, cost: int) -> Answer:

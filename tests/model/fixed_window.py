@@ -69,7 +69,7 @@ class FixedWindow(Rate):
             self.windows.append(Window(clock_us - behind_us, []))
         self.windows[-1].hits.append((clock_us, units))
 
-    def give_back(self, clock_us: int, units: int) -> int:
+    def return_units(self, clock_us: int, units: int) -> int:
         """Remove hits of the current window; it stays open, even if it is empty."""
         window = self.window(clock_us)
         return taken_from(window.hits, units) if window else 0

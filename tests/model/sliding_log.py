@@ -62,7 +62,7 @@ class SlidingLog(Rate):
         newest_us = self.hits[-1][0] if self.hits else clock_us
         self.hits.append((max(clock_us + self.hold_us, newest_us), units))
 
-    def give_back(self, clock_us: int, units: int) -> int:
+    def return_units(self, clock_us: int, units: int) -> int:
         """Remove the oldest hits in the window, and all older ones."""
         live = self.live(clock_us)
         removed = taken_from(live, units)

@@ -121,7 +121,7 @@ class SlidingWindow(Rate):
         self.open(clock_us)
         self.windows[-1].hits.append((clock_us, units))
 
-    def give_back(self, clock_us: int, units: int) -> int:
+    def return_units(self, clock_us: int, units: int) -> int:
         """Remove hits of the current window, then of the previous one."""
         _, current, previous = self.counted(clock_us)
         if not current + previous:

@@ -129,7 +129,7 @@ class TokenBucket(Rate):
         self.hits.append((clock_us, units * self.interval_us))
         self.note_reach(clock_us, reach)
 
-    def give_back(self, clock_us: int, units: int) -> int:
+    def return_units(self, clock_us: int, units: int) -> int:
         """Remove the units' work from the queue, or all of it if it has less."""
         waiting = self.debt(clock_us)
         removed = min(units, ceil(waiting / self.interval_us))

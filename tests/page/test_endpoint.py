@@ -204,7 +204,7 @@ def test_other_requests_are_refused(client: FlaskClient) -> None:
     for query in ("", "?policy=", "?policy=page", "?policy=default", "?policy=gcra%00"):
         answer = client.post(f"/page/hit{query}")
         assert answer.status_code == 422, query
-        assert "accepted are sliding_log" in json.loads(answer.data)["detail"]
+        assert "expected sliding_log" in json.loads(answer.data)["detail"]
 
 
 def _unavailable(answer: Any) -> dict[str, Any]:

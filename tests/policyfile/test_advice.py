@@ -161,7 +161,7 @@ OTHER = "[policies.other]\nlimits = '5/minute'\n"
 def prepaid_warnings(text: str) -> list[str]:
     """The texts of the warnings about prepaid units."""
     found = read(text, "policies.toml").warnings
-    return [warning.said for warning in found if warning.key.endswith(".prepaid")]
+    return [warning.message for warning in found if warning.key.endswith(".prepaid")]
 
 
 def test_prepaid_units_that_are_never_spent() -> None:
@@ -199,7 +199,7 @@ def test_classes_that_do_not_differ() -> None:
     ]
     bucket = "limits = { algorithm = 'gcra', limit = 100, per = 'hour', burst = 1 }\n"
     (burst,) = read(f"[policies.p]\n{bucket}{CLASSES}", "policies.toml").warnings
-    assert "the limit of 1," in burst.said
+    assert "the limit of 1," in burst.message
     assert (
         read(f"[policies.p]\nlimits = '1/day'\n{CLASSES.replace('0.5', '1')}", "f").warnings == ()
     )

@@ -98,22 +98,22 @@ def test_faults_beyond_a_hundred_are_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]", "1: is nested deeper than 16: accepted is less"),
+        ("x = [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]", "1: is nested deeper than 16: expected less"),
         (
             f"{ONE}\na.b.c.d.e.f.g.h.i.j.k.l.m.n.o = 1",
-            "4: is nested deeper than 16: accepted is less",
+            "4: is nested deeper than 16: expected less",
         ),
         (
             f"{ONE}x = [{'1,' * 100_000}]",
-            "3: has more than 100,000 keys and elements: accepted are fewer",
+            "3: has more than 100,000 keys and elements: expected fewer",
         ),
         (
             "".join(f"[policies.a{at}]\n" for at in range(1_001)),
-            "1: policies has 1001 policies: accepted are up to 1,000",
+            "1: policies has 1001 policies: expected up to 1,000",
         ),
         (
             f"{ONE}match.paths = {['/'] * (_MOST_PATHS + 1)}",
-            "3: policies.p.match.paths is one pattern too many: accepted are 2,000 a file",
+            "3: policies.p.match.paths is one pattern too many: expected 2,000 a file",
         ),
     ],
 )

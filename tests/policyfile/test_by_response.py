@@ -47,22 +47,22 @@ def faults(text: str) -> list[str]:
     return str(raised.value).splitlines()
 
 
-STATUS = "accepted is a status or a class of statuses, as in '401' or '2xx'"
+STATUS = "expected a status or a class of statuses, as in '401' or '2xx'"
 
 
 @pytest.mark.parametrize(
     ("key", "fault"),
     [
-        ("refund_unless = '2xx'", "refund_unless is '2xx': accepted is a list of at least one"),
-        ("refund_unless = []", "refund_unless is []: accepted is a list of at least one"),
+        ("refund_unless = '2xx'", "refund_unless is '2xx': expected a list of at least one"),
+        ("refund_unless = []", "refund_unless is []: expected a list of at least one"),
         ("refund_unless = ['2xx', '6xx']", f"refund_unless[1] is '6xx': {STATUS}"),
         ("refund_unless = [99]", f"refund_unless[0] is 99: {STATUS}"),
         ("refund_unless = [true]", f"refund_unless[0] is true: {STATUS}"),
-        ("true_cost = 5", "true_cost is 5: accepted is {header = 'X-Tokens-Used'}"),
-        ("true_cost = {}", "true_cost is {}: accepted is {header = 'X-Tokens-Used'}"),
+        ("true_cost = 5", "true_cost is 5: expected {header = 'X-Tokens-Used'}"),
+        ("true_cost = {}", "true_cost is {}: expected {header = 'X-Tokens-Used'}"),
         (
             "true_cost = { header = 'X_Used' }",
-            "true_cost.header is 'X_Used': accepted is the name of a header field (without _)",
+            "true_cost.header is 'X_Used': expected the name of a header field (without _)",
         ),
     ],
 )

@@ -191,7 +191,7 @@ def test_a_lease_of_a_high_class_is_renewed_and_released_by_any(make_by_file: Ma
     problem(hold(client, "a", cost=9), 422)
     assert hold(client, "a", cost=9, **{"class": "high"}).status == 200
     assert hold(client, "a", cost=9, renew=True).status == 200
-    assert give_back(client, "a", cost=9).json() == {"given_back": 9}
+    assert release(client, "a", cost=9).json() == {"released": 9}
 
 
 @pytest.mark.parametrize("checks", [[], [{"key": "u"}] * 101, {}, None, 1])
@@ -409,7 +409,7 @@ def test_a_refund(client: Client) -> None:
 
 def test_a_lease_is_held_renewed_and_released(client: Client) -> None:
     hold_job = partial(hold, client, policy="jobs")
-    give_back_job = partial(give_back, client, policy="jobs")
+    release_job = partial(release, client, policy="jobs")
     first = client.post("/v1/hold/jobs", json={"key": "u"}).json()
     assert first["seconds"] == 30.0
     assert first["decision"]["each"][0]["remaining"] == 1
@@ -421,8 +421,8 @@ def test_a_lease_is_held_renewed_and_released(client: Client) -> None:
 
     renewed = hold_job(lease="mine", renew=True)
     assert (renewed.status, renewed.json()["decision"]) == (200, None)
-    assert give_back_job(lease="mine").json() == {"given_back": 1}
-    assert give_back_job(lease="mine").json() == {"given_back": 0}
+    assert release_job(lease="mine").json() == {"released": 1}
+    assert release_job(lease="mine").json() == {"released": 0}
     problem(hold_job(lease="mine", renew=True), 410)
     assert hold_job(lease="another").status == 200
 
@@ -430,7 +430,7 @@ def test_a_lease_is_held_renewed_and_released(client: Client) -> None:
 def test_leases_of_several_units(client: Client) -> None:
     assert hold(client, "two", "jobs", cost=2).status == 200
     problem(hold(client, "one", "jobs"), 429)
-    assert give_back(client, "two", "jobs", cost=2).json() == {"given_back": 2}
+    assert release(client, "two", "jobs", cost=2).json() == {"released": 2}
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def hold(client: Client, lease: str, policy: str = "one", **more: Any) -> Answer
     return client.post(f"/v1/hold/{policy}", json={"key": "u", "lease": lease, **more})
 
 
-def give_back(client: Client, lease: str, policy: str = "one", **more: Any) -> Answer:
+def release(client: Client, lease: str, policy: str = "one", **more: Any) -> Answer:
     return client.delete(f"/v1/hold/{policy}", json={"key": "u", "lease": lease, **more})
 
 
@@ -479,9 +479,9 @@ def test_a_lease_of_the_fallback_is_renewed_and_released(make_by_file: Make) -> 
         assert hold(client, name).status == 200
         problem(hold(client, "another"), 429)
         assert hold(client, name, renew=True).status == 200
-        assert give_back(client, name).json() == {"given_back": 1}
+        assert release(client, name).json() == {"released": 1}
         # A lease that this process did not give may be in the store.
-        problem(give_back(client, name), 503)
+        problem(release(client, name), 503)
         problem(hold(client, name, renew=True), 503)
 
 
@@ -499,7 +499,7 @@ def test_a_lease_of_the_fallback_outlives_the_outage(make_by_file: Make) -> None
         until(decides, what=lambda: hold(client, "second").text)
 
         assert hold(client, "first", renew=True).status == 200
-        assert give_back(client, "first").json() == {"given_back": 1}
+        assert release(client, "first").json() == {"released": 1}
         problem(hold(client, "first", renew=True), 410)
         assert hold(client, "second", renew=True).status == 200
 
@@ -512,12 +512,12 @@ def test_in_shadow_mode_every_lease_is_held(make_by_file: Make) -> None:
         assert (taken.status, taken.json()["seconds"]) == (200, 30.0)
         assert taken.json()["decision"]["allowed"] is allowed
         assert hold(client, name, "shadow", renew=True).status == 200
-    assert give_back(client, "second", "shadow").json() == {"given_back": 0}
-    assert give_back(client, "first", "shadow").json() == {"given_back": 1}
+    assert release(client, "second", "shadow").json() == {"released": 0}
+    assert release(client, "first", "shadow").json() == {"released": 1}
     dear = hold(client, "dear", "shadow", cost=2)
     assert (dear.status, dear.json()["decision"]) == (200, None)
     assert hold(client, "dear", "shadow", cost=2, renew=True).status == 200
-    assert give_back(client, "dear", "shadow", cost=2).json() == {"given_back": 0}
+    assert release(client, "dear", "shadow", cost=2).json() == {"released": 0}
 
 
 @pytest.mark.parametrize("on_error", ["local", "allow", "deny", "raise"])
@@ -529,7 +529,7 @@ def test_shadow_mode_denies_nothing_while_the_store_is_down(
     for name in ("first", "second"):
         assert hold(client, name, "shadow").status == 200
         assert hold(client, name, "shadow", renew=True).status == 200
-        assert give_back(client, name, "shadow").status == 200
+        assert release(client, name, "shadow").status == 200
 
 
 def test_shadow_mode_denies_nothing_while_the_store_refuses(make_by_file: Make) -> None:
@@ -537,6 +537,6 @@ def test_shadow_mode_denies_nothing_while_the_store_refuses(make_by_file: Make) 
         client = make_by_file(HOLDS, STORE=f"redis://{HOST}:{server.port}/0").client
         assert hold(client, "first", "shadow").json()["decision"] is None
         assert hold(client, "first", "shadow", renew=True).status == 200
-        assert give_back(client, "first", "shadow").json() == {"given_back": 0}
+        assert release(client, "first", "shadow").json() == {"released": 0}
         problem(hold(client, "first"), 503)
-        problem(give_back(client, "first"), 503)
+        problem(release(client, "first"), 503)

@@ -664,7 +664,7 @@ def test_addresses_of_which_one_cannot_be_recognised_are_refused() -> None:
         f"--bind={HOST}:{port}", f"--operators=127.0.0.2:{port}", LIMITER_STORE="memory://"
     )
     assert same.returncode == 1
-    assert "bind: accepted are" in same.stderr
+    assert "bind: expected" in same.stderr
     assert "Booting worker" not in same.stderr
     assert all(json.loads(line) for line in same.stderr.splitlines())
 

@@ -191,7 +191,7 @@ def test_on_sigterm_it_is_not_ready_and_answers_for_a_while(tmp_path: Path, stor
     ("options", "variables", "messages"),
     [
         ("", {"LIMITER_LIMITS": "lots"}, ["LIMITER_LIMITS"]),
-        ("", {"DRAIN_SECONDS": "soon"}, ["DRAIN_SECONDS is 'soon': accepted are 0 to 300"]),
+        ("", {"DRAIN_SECONDS": "soon"}, ["DRAIN_SECONDS is 'soon': expected 0 to 300"]),
         ("", {"DRAIN_SECONDS": "301"}, ["DRAIN_SECONDS"]),
         (
             "",

@@ -205,7 +205,7 @@ def test_the_possible_load_has_the_bound_that_the_benchmarks_show(algorithm: Any
 )
 def test_a_share_is_a_percentage(text: str) -> None:
     assert read_share(" 99.5 %") == Fraction(995, 1000)
-    with pytest.raises(InvalidSetting, match="accepted is a percentage above 0% and up to 100%"):
+    with pytest.raises(InvalidSetting, match="expected a percentage above 0% and up to 100%"):
         read_share(text)
 
 

@@ -198,7 +198,7 @@ def client_of_replicas(kit: Any) -> Any:
         (connect, lambda: redis.asyncio.RedisCluster(host=HOST, port=1), r"redis\.RedisCluster"),
         (connect, lambda: client_of_replicas(redis), "replicas, .* master_for"),
         (connect_async, lambda: client_of_replicas(redis.asyncio), "master_for"),
-        (connect_async, lambda: None, "store is a NoneType: accepted are redis://"),
+        (connect_async, lambda: None, "store is a NoneType: expected redis://"),
         (connect_async, lambda: "redis://h:1?nonsense=1", "its options are wrong"),
         (connect_async, lambda: "redis://:hush@h/prod", r"redis://:\*\*\*@h/\*\*\*"),
     ],

@@ -230,7 +230,7 @@ def test_a_table_of_other_slots_is_refused(slots: tuple[object, object]) -> None
 @pytest.mark.parametrize("slot", [-1, SLOTS, "x"])
 def test_a_redirect_of_no_slot_is_refused(slot: object) -> None:
     table = made()
-    with pytest.raises(StoreRefused, match="accepted are a slot and host:port"):
+    with pytest.raises(StoreRefused, match="expected a slot and host:port"):
         table.pointed_to(ResponseError(f"MOVED {slot} b:2"), table.node_at(("a", 1)))
 
 

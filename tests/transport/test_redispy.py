@@ -61,7 +61,7 @@ def test_a_redis_py_that_lacks_a_name_is_refused_at_import(half: str, name: str)
     last = ended.stderr.splitlines()[-1]
     assert last.startswith(f"ImportError: redis-py is {redis.__version__}, which has no ")
     assert last.endswith(
-        f".{name}: accepted are 8.0 and later, below 9; pip install 'redis[hiredis]>=8.0,<9'"
+        f".{name}: expected 8.0 and later, below 9; pip install 'redis[hiredis]>=8.0,<9'"
     )
 
 

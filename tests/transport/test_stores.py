@@ -386,20 +386,20 @@ def test_by_a_cluster_client_with_tls(
 @pytest.mark.parametrize(
     ("store", "said"),
     [
-        (None, "store is a NoneType: accepted are redis://"),
-        (5, "store is a int: accepted are redis://"),
-        ("", "store is '': accepted are redis://"),
-        ("localhost:6379", "store is 'localhost:6379': accepted are redis://"),
-        ("redis://", "store is 'redis://': accepted are redis://"),
-        ("http://localhost", "store is 'http://localhost': accepted are redis://"),
-        ("redis://localhost/prod", "the database is not a number; accepted is a number"),
+        (None, "store is a NoneType: expected redis://"),
+        (5, "store is a int: expected redis://"),
+        ("", "store is '': expected redis://"),
+        ("localhost:6379", "store is 'localhost:6379': expected redis://"),
+        ("redis://", "store is 'redis://': expected redis://"),
+        ("http://localhost", "store is 'http://localhost': expected redis://"),
+        ("redis://localhost/prod", "the database is not a number; expected a number"),
         ("redis://h:1?nonsense=1", "its options are wrong"),
         ("redis://h:1?protocol=9", "its options are wrong"),
         ("redis://h:1?ssl_cert_reqs=x", "its options are wrong"),
         ("redis+cluster://a:1,,b:2", "a cluster needs host:port,host:port"),
         ("redis+cluster://a:1/3", "a cluster has database 0 only"),
-        ("redis+cluster://a:x", "accepted are redis://"),
-        ("unix://", "accepted are redis://"),
+        ("redis+cluster://a:x", "expected redis://"),
+        ("unix://", "expected redis://"),
     ],
 )
 def test_no_store(store: Any, said: str) -> None:
@@ -598,7 +598,7 @@ def test_a_password_that_looks_like_a_database(rest: str) -> None:
     said = str(raised.value)
     assert "hunter2" not in said
     assert "Zm9v" not in said
-    assert "accepted are redis://" in said
+    assert "expected redis://" in said
 
 
 def test_a_server_that_quotes_our_password(make_any: Maker, proxy: Proxy) -> None:

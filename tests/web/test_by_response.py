@@ -367,13 +367,13 @@ class Away:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"refund_unless": "2xx"}, "refund_unless is '2xx': accepted is a list of statuses"),
-        ({"refund_unless": []}, r"refund_unless is \[\]: accepted is a list of statuses"),
-        ({"refund_unless": ["2xx", 99]}, r"refund_unless is \['2xx', 99\]: accepted is a list"),
-        ({"refund_unless": 200}, "refund_unless is 200: accepted is a list"),
-        ({"true_cost": "X-Used"}, "true_cost is 'X-Used': accepted is a field of the response"),
-        ({"true_cost": "header:X_Used"}, "true_cost is 'header:X_Used': accepted is a field"),
-        ({"true_cost": 5}, "true_cost is 5: accepted is a field"),
+        ({"refund_unless": "2xx"}, "refund_unless is '2xx': expected a list of statuses"),
+        ({"refund_unless": []}, r"refund_unless is \[\]: expected a list of statuses"),
+        ({"refund_unless": ["2xx", 99]}, r"refund_unless is \['2xx', 99\]: expected a list"),
+        ({"refund_unless": 200}, "refund_unless is 200: expected a list"),
+        ({"true_cost": "X-Used"}, "true_cost is 'X-Used': expected a field of the response"),
+        ({"true_cost": "header:X_Used"}, "true_cost is 'header:X_Used': expected a field"),
+        ({"true_cost": 5}, "true_cost is 5: expected a field"),
     ],
 )
 def test_a_wrong_setting(make: Make, given: dict[str, Any], message: str) -> None:

@@ -143,24 +143,24 @@ def test_a_function_that_cannot_be_called_is_an_error_at_once(
     make: Make, setting: str, function: Any
 ) -> None:
     with pytest.raises(
-        InvalidSetting, match=f"{setting} is .*: accepted is a function without arguments"
+        InvalidSetting, match=f"{setting} is .*: expected a function without arguments"
     ):
         make(**{setting: function})
     with pytest.raises(
-        InvalidSetting, match=r"'user': accepted .*; or a function without arguments"
+        InvalidSetting, match=r"'user': expected .*; or a function without arguments"
     ):
         make(key="user")
 
 
 def test_an_invalid_cost_lets_no_request_pass(web: Wsgi, make: Make) -> None:
     """An invalid number fails at the start; a function's invalid result is an error, and no denial."""
-    with pytest.raises(InvalidCost, match="cost is 6: accepted is a whole number from 1 to 5"):
+    with pytest.raises(InvalidCost, match="cost is 6: expected a whole number from 1 to 5"):
         make(cost=6)
     for wrong in (0, -1, True):
-        with pytest.raises(InvalidSetting, match=f"cost is {wrong}: accepted .* from 1"):
+        with pytest.raises(InvalidSetting, match=f"cost is {wrong}: expected .* from 1"):
             make(cost=wrong)
     for wrong in (1.5, "3"):
-        with pytest.raises(TypeError, match="accepted are a whole number"):
+        with pytest.raises(TypeError, match="expected a whole number"):
             web.ask(make(cost=lambda *_, cost=wrong: cost))
 
 
@@ -315,9 +315,9 @@ def test_settings_that_cannot_be_combined(web: Wsgi, make: Make) -> None:
         (limiters[0], {"name": "x"}, "name cannot be combined with a limiter"),
         (web.guard([]), {"trusted": "::/0"}, "trusted cannot be combined with a guard"),
         (rules, {}, "store of rule default is not the store"),
-        (SimpleNamespace(guard=None), {}, f"accepted here: {web.guard.__name__}"),
-        (web.others[0], {}, f"accepted here: {web.guard.__name__}"),
-        (web.others[1], {}, f"accepted here: {web.limiter.__name__}"),
+        (SimpleNamespace(guard=None), {}, f"expected {web.guard.__name__}"),
+        (web.others[0], {}, f"expected {web.guard.__name__}"),
+        (web.others[1], {}, f"expected {web.limiter.__name__}"),
     ):
         with pytest.raises(InvalidSetting, match=message):
             make(limits, **more)
@@ -414,7 +414,7 @@ def test_every_request_passes_without_a_store(web: Wsgi, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("enabled", ["false", 0, None])
 def test_only_a_bool_turns_it_off(make: Make, enabled: Any) -> None:
     """The text of a variable would always be true."""
-    with pytest.raises(InvalidSetting, match="accepted are True and False"):
+    with pytest.raises(InvalidSetting, match="expected True or False"):
         make("1/minute", enabled=enabled)
 
 

@@ -209,7 +209,7 @@ def test_threads_begin_no_more_together() -> None:
     "text", ["", "x", "20", "0/hour", "1001/hour", "5/hour burst 3", "5/s; 6/hour", 5, None, True]
 )
 def test_what_is_no_bound(text: Any) -> None:
-    with pytest.raises(InvalidSetting, match="accepted is one limit of 1 to 1,000"):
+    with pytest.raises(InvalidSetting, match="expected one limit of 1 to 1,000"):
         NewSubjects(text)
 
 

@@ -128,7 +128,7 @@ def test_a_path_with_two_readings() -> None:
     ],
 )
 def test_wrong_patterns(spelled: str) -> None:
-    with pytest.raises(InvalidSetting, match=r"path is .*accepted"):
+    with pytest.raises(InvalidSetting, match=r"path is .*expected"):
         pattern(spelled)
 
 

@@ -161,7 +161,7 @@ def algorithm(strategy: str) -> str:
     """
     if strategy in ALGORITHMS:
         return ALGORITHMS[strategy]
-    raise InvalidSetting.of("strategy", repr(strategy), f"accepted are {', '.join(ALGORITHMS)}")
+    raise InvalidSetting.of("strategy", repr(strategy), f"expected {', '.join(ALGORITHMS)}")
 
 
 def store(uri: str) -> str:
@@ -173,9 +173,7 @@ def store(uri: str) -> str:
     """
     if not uri.startswith(_STORES):
         scheme = uri.partition("://")[0]
-        raise InvalidSetting(
-            f"storage_uri begins with {scheme!r}: accepted are {', '.join(_STORES)}"
-        )
+        raise InvalidSetting(f"storage_uri begins with {scheme!r}: expected {', '.join(_STORES)}")
     return uri.removeprefix("redis+") if uri.startswith("redis+unix://") else uri
 
 
@@ -189,7 +187,7 @@ def options(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in _OPTIONS:
             raise InvalidSetting(
-                f"storage_options has {name!r}: accepted are {', '.join(_OPTIONS)}; other options "
+                f"storage_options has {name!r}: expected {', '.join(_OPTIONS)}; other options "
                 f"of a connection go into storage_uri"
             )
     return {_OPTIONS[name]: value for name, value in given.items()}

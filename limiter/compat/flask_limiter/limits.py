@@ -33,7 +33,7 @@ def declared(value: Any, key: Identity | None = None, **options: Any) -> Declare
     if callable(value):
         return DeclaredLimit(lambda: value() or None, key, **options)
     if not isinstance(value, str):
-        raise InvalidSetting.of("limit", repr(value), "accepted are a limit string, and a function")
+        raise InvalidSetting.of("limit", repr(value), "expected a limit string, and a function")
     return DeclaredLimit(value, key, **options)
 
 
@@ -107,7 +107,7 @@ def checked_maker(base: Limiter, strategy: str, settings: Mapping[str, Any]) -> 
                 raise InvalidPolicy.of(
                     "limit",
                     repr(parsed.text),
-                    f"with strategy={strategy!r} accepted are up to {most[strategy]:,}{hint}",
+                    f"with strategy={strategy!r} expected up to {most[strategy]:,}{hint}",
                 )
         return make(name, limits)
 
