@@ -23,7 +23,7 @@ from limiter.local import LocalShare
 from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
 from limiter.outage import Outage
-from limiter.plan import MOST_PLANS, Cost, Plan, remember
+from limiter.plan import MOST_PLANS, MOST_TEMPLATES_OF_CALL, Cost, Plan, remember
 from limiter.policies import Policy
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects
@@ -172,7 +172,8 @@ class Core(Generic[_Transport]):
         plan = self._plans.get(limits)
         if plan is None:
             own = self.plan
-            plan = Plan(self._renumbered(limits), own.keys, own.join, own.cap)
+            policies = self._renumbered(limits)
+            plan = Plan(policies, own.keys, own.join, own.cap, MOST_TEMPLATES_OF_CALL)
             remember(self._plans, limits, plan, MOST_PLANS)
         return plan
 

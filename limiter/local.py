@@ -73,7 +73,7 @@ class LocalShare:
         local_plan = self._plans.get(plan)
         if local_plan is None:
             shared = tuple(policy.shared(self._share) for policy in plan.policies)
-            local_plan = Plan(shared, plan.keys, cap=plan.cap)
+            local_plan = Plan(shared, plan.keys, cap=plan.cap, most_templates=plan.most_templates)
             remember(self._plans, plan, local_plan, MOST_PLANS)
         return local_plan
 

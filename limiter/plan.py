@@ -18,8 +18,9 @@ _Value = TypeVar("_Value")
 #: What a call costs: units of each policy, the same number for all, or a number for each in their order.
 Cost = int | tuple[int, ...]
 
-#: The most templates kept for a plan.
+#: The most templates kept for a limiter's plan, and for each plan of a call's own limits.
 _MOST_TEMPLATES = 256
+MOST_TEMPLATES_OF_CALL = 32
 #: The most plans kept for a limiter: subjects with limits of their own may all call at once.
 MOST_PLANS = 4096
 
@@ -33,6 +34,7 @@ class Plan:
         keys: KeySpeller,
         join: bool = False,
         cap: bool = False,
+        most_templates: int = _MOST_TEMPLATES,
     ) -> None:
         if not policies:
             raise InvalidPolicy("limits are empty: expected at least one policy")
@@ -57,6 +59,7 @@ class Plan:
         self._places = [(policy, self._suffixes.index(own_suffix(policy))) for policy in policies]
         #: Prepared templates by mode, cost and at_least; those of joint calls by their parts.
         self.templates: dict[object, CallTemplate] = {}
+        self.most_templates = most_templates
 
     @property
     def example_key(self) -> bytes:
@@ -69,7 +72,7 @@ class Plan:
         rates = tuple(policy for policy in self.policies if not policy.leases)
         if len(rates) == len(self.policies):
             return self
-        return Plan(rates, self.keys) if rates else None
+        return Plan(rates, self.keys, most_templates=self.most_templates) if rates else None
 
     @cached_property
     def of_leases(self) -> Plan:
@@ -110,7 +113,8 @@ class Plan:
             self.check_mode(mode)
             template = self.template(mode, cost, wanted, now_us, lease, hold_us)
             if now_us == SERVER_CLOCK and not lease:
-                remember(self.templates, (mode, cost, wanted, hold_us), template)
+                name = mode, cost, wanted, hold_us
+                remember(self.templates, name, template, self.most_templates)
         return Call(template, self.keys_of(state), tag_bytes)
 
     def template(
@@ -272,12 +276,12 @@ class JointCall:
     def _template(self, mode: str, now_us: int, lease: str) -> CallTemplate:
         if now_us != SERVER_CLOCK or lease:
             return self._make_template(mode, now_us, lease)
-        templates = self._parts[0].plan.templates
+        plan = self._parts[0].plan
         name = (mode, *[(part.plan, part.cost, part.shadow) for part in self._parts])
-        template = templates.get(name)
+        template = plan.templates.get(name)
         if template is None:
             template = self._make_template(mode, now_us, lease)
-            remember(templates, name, template)
+            remember(plan.templates, name, template, plan.most_templates)
         return template
 
     def _make_template(self, mode: str, now_us: int, lease: str) -> CallTemplate:
@@ -312,9 +316,7 @@ def whole(what: str, number: object, least: int = 0, most: float = inf, which: s
     raise InvalidCost.of(what, shown(number), f"expected a whole number from {least}{bound}")
 
 
-def remember(
-    kept: dict[_Name, _Value], name: _Name, value: _Value, most: int = _MOST_TEMPLATES
-) -> None:
+def remember(kept: dict[_Name, _Value], name: _Name, value: _Value, most: int) -> None:
     """Keep a prepared value; if there are too many, forget all others first."""
     if len(kept) >= most:
         kept.clear()

@@ -168,6 +168,17 @@ def test_many_sets_of_numbers(make: Make, subject: str, monkeypatch: pytest.Monk
     assert len(limiter._core._plans) <= 100
 
 
+def test_many_costs_of_many_sets_of_numbers(make: Make, subject: str) -> None:
+    """Each plan keeps few templates: with 4,096 plans, those of a limiter's own would take 500 MB."""
+    limiter = make(SlidingWindow(1000, 60))
+    for cost in range(1, 300):
+        assert limiter.peek(subject, cost, limits="2000/minute").limit == 2000
+        assert limiter.peek(subject, cost).limit == 1000
+    (plan,) = limiter._core._plans.values()
+    assert len(plan.templates) <= 32
+    assert len(limiter._core.plan.templates) <= 256
+
+
 def test_a_tag_has_a_state_of_its_own(make: Make, new_subject: Any) -> None:
     """In every call: the subject without a tag, or with another tag, is another subject."""
     subject, tag, other = new_subject(), new_subject(), new_subject()
