@@ -20,8 +20,7 @@ def main() -> None:
         if error.name not in _CLI:
             raise
         _refuse(
-            f"the command line needs {error.name}: pip install 'slotgate[cli]', "
-            "or '.[cli]' in a checkout"
+            f"the command line needs {error.name}: in a checkout of slotgate, pip install '.[cli]'"
         )
 
 

@@ -37,8 +37,7 @@ class _Address(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no t
 def _needs_extra() -> None:
     for module in _SERVER:
         if find_spec(module) is None:
-            how = "pip install 'slotgate[server]', or '.[server]' in a checkout"
-            fail(2, f"serve needs {module}: {how}")
+            fail(2, f"serve needs {module}: in a checkout of slotgate, pip install '.[server]'")
 
 
 @click.command(

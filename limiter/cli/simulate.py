@@ -140,8 +140,7 @@ def simulate(
             why = f"the folder of {target} does not exist: create it first"
             raise click.BadParameter(why, param_hint=option)
     if (html or png) and find_spec(_DRAWS) is None:
-        how = "pip install 'slotgate[simulate]', or '.[simulate]' in a checkout"
-        fail(2, f"plots need {_DRAWS}: {how}")
+        fail(2, f"plots need {_DRAWS}: in a checkout of slotgate, pip install '.[simulate]'")
     try:
         share = None if suggest is None else read_share(suggest)
     except InvalidSetting as error:

@@ -13,8 +13,7 @@ else:
         import tomli as tomllib
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "policy files on Python 3.10 need tomli: pip install 'slotgate[policies]', "
-            "or '.[policies]' in a checkout",
+            "policy files on Python 3.10 need tomli: in a checkout of slotgate, pip install '.[policies]'",
             name=error.name,
         ) from None
 

@@ -186,8 +186,8 @@ main()
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"limiter: the command line needs {lacking}: pip install 'slotgate[cli]', "
-        "or '.[cli]' in a checkout\n"
+        f"limiter: the command line needs {lacking}: in a checkout of slotgate, "
+        "pip install '.[cli]'\n"
     )
 
 

@@ -52,6 +52,5 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, lacking: s
 
     assert done.exit_code == 2
     assert done.output == (
-        f"limiter: serve needs {lacking}: "
-        "pip install 'slotgate[server]', or '.[server]' in a checkout\n"
+        f"limiter: serve needs {lacking}: in a checkout of slotgate, pip install '.[server]'\n"
     )

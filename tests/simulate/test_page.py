@@ -208,7 +208,7 @@ def test_what_cannot_be_drawn_or_written_is_an_error(folder: Path) -> None:
     with patch("limiter.cli.simulate.find_spec", return_value=None):
         result = run(f"{line} --png {folder}/plots.png")
     assert result.exit_code == 2
-    assert "pip install 'slotgate[simulate]', or" in result.stderr
+    assert "pip install '.[simulate]'" in result.stderr
 
 
 def test_the_terminal_has_tables_of_the_suggestion(folder: Path) -> None:
