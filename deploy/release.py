@@ -40,13 +40,17 @@ def hosted(remote: str) -> str | None:
     """Return the https form of a remote's address, without a user; None if no host has it."""
     if match := _SCP.fullmatch(remote):
         remote = "ssh://{}/{}".format(*match.groups())
-    parts = urlsplit(remote)
+    try:
+        parts = urlsplit(remote)
+        port = parts.port
+    except ValueError:
+        return None
     host = parts.hostname or ""
     path = parts.path.rstrip("/").removesuffix(".git")
     if parts.scheme not in ("https", "ssh") or "." not in host or not path:
         return None
-    port = f":{parts.port}" if parts.scheme == "https" and parts.port else ""
-    return f"https://{host}{port}{path}"
+    suffix = f":{port}" if parts.scheme == "https" and port else ""
+    return f"https://{host}{suffix}{path}"
 
 
 def address() -> str | None:

@@ -118,6 +118,7 @@ def tracked() -> set[str]:
         ("http://git.example/them/slotgate", None),
         ("ssh://builder/slotgate.git", None),
         ("https://git.example", None),
+        ("https://git.example:x/them/slotgate", None),
         ("", None),
     ],
 )
