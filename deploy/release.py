@@ -127,6 +127,10 @@ def run(program: str, *arguments: str) -> None:
 
 def main(dist: Path) -> None:
     """Build a release into a folder, and say what it has and what is next."""
+    if not (ROOT / ".git").exists():
+        sys.exit(
+            f"{ROOT} is no git checkout: expected one, whose tracked files are released; clone it"
+        )
     repository = address()
     made = build(dist, repository)
     print("made:", *made, sep="\n  ")
