@@ -174,8 +174,8 @@ def test_another_address_is_refused(given: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_folder_without_git_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As the unpacked source distribution is."""
     program = loaded(monkeypatch)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as refused:
-        patch.setitem(program["main"].__globals__, "ROOT", tmp_path)
+    monkeypatch.setitem(program["main"].__globals__, "ROOT", tmp_path)
+    with pytest.raises(SystemExit) as refused:
         program["main"](tmp_path / "dist")
     assert f"{tmp_path} is no git checkout: expected one" in str(refused.value.code)
     assert not (tmp_path / "dist").exists()
