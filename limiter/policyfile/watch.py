@@ -195,6 +195,7 @@ class _Policies(Generic[_AnyGuard]):
             except InvalidPolicyFile as error:
                 self._stamp = stamp
                 self._refuse(error)
+                self._follow()
                 return False
             self._stamp = stamp
             was_refused, self.refused = self.refused, None
@@ -240,6 +241,14 @@ class _Policies(Generic[_AnyGuard]):
         self.refused = error
         self.refusals += 1
         log.error("%s is refused, the policies in force stay:\n%s", self.path, error)
+
+    def _follow(self) -> None:
+        """Use the last valid text if another process has read it, and the file changed before this one did."""
+        text = None if self._kept is None else self._kept.get()
+        if text is not None and text != self._current.file.text:
+            with suppress(InvalidPolicyFile):  # a process of another release may have read it
+                self._current = self._made(text)
+                log.info("%s: its last valid text is used, which another process read", self.path)
 
     def _begin(self) -> None:
         self._process = os.getpid()

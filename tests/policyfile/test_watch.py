@@ -404,6 +404,31 @@ def test_workers_that_start_while_the_file_is_broken(
     assert in_force(Policies(path, store="memory://")) == {"p": 4}  # shorter than the one before
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_worker_that_missed_the_last_valid_text(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another worker read it before the file became invalid: both use it. A text it cannot use stays out."""
+    caplog.set_level(logging.INFO, "limiter.policies")
+    hand_on(path)
+    policies = Policies(path, store="memory://")
+
+    def reads_it() -> None:
+        other = Policies(path, store="memory://")
+        path.write_text(text(8))
+        assert other.reload()
+
+    assert in_child(reads_it) == 0
+    path.write_text("[policies.p]\nlimits = 'x'")
+    assert not policies.reload()
+    assert in_force(policies) == {"p": 8}
+    assert policies.refused is not None
+    assert "which another process read" in caplog.text
+    watch._shared_texts[str(path)].put("a key of a later release")
+    assert not policies.reload()
+    assert in_force(policies) == {"p": 8}
+
+
 def test_a_shared_text_that_is_being_written_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = watch._SharedText()
     monkeypatch.setattr(watch.time, "sleep", lambda _: None)
