@@ -243,7 +243,7 @@ class _Policies(Generic[_AnyGuard]):
         log.error("%s is refused, the policies in force stay:\n%s", self.path, error)
 
     def _follow(self) -> None:
-        """Use the last valid text if another process has read it, and the file changed before this one did."""
+        """Use the last valid text, if only another process has read it before it was replaced."""
         text = None if self._kept is None else self._kept.get()
         if text is not None and text != self._current.file.text:
             with suppress(InvalidPolicyFile):  # a process of another release may have read it

@@ -408,7 +408,7 @@ def test_workers_that_start_while_the_file_is_broken(
 def test_a_worker_that_missed_the_last_valid_text(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another worker read it before the file became invalid: both use it. A text it cannot use stays out."""
+    """Another one read it before the file became invalid: both use it. An unusable text stays out."""
     caplog.set_level(logging.INFO, "limiter.policies")
     hand_on(path)
     policies = Policies(path, store="memory://")
