@@ -229,20 +229,28 @@ def test_those_behind_a_denial_are_refused_with_it(make: Make, subject: str) -> 
     limiter = make(SlidingLog(2, 60))
     set_time(limiter, NOW_US)
     limiter.hit(subject, 2)
-    peeked = threading.Semaphore(0)
+    peeked = threading.Event()  # set after the reply, since the time goes on then
 
     def watch(call: StoreCall, ahead: Any) -> Any:
+        reply = ahead()
         if call.mode == "peek":
-            peeked.release()
-        return ahead()
+            peeked.set()
+        return reply
 
-    intercept(getattr(limiter, "inner", limiter), watch)
+    async def awatch(call: StoreCall, ahead: Any) -> Any:
+        reply = await ahead()
+        if call.mode == "peek":
+            peeked.set()
+        return reply
+
+    inner = getattr(limiter, "inner", limiter)
+    intercept(inner, awatch if isinstance(inner, AsyncLimiter) else watch)
     crowd = Crowd(limiter)
     crowd.wait("a", subject, 2)
     set_time(limiter, NOW_US + 40_000_000)
     began = time.monotonic()
     crowd.wait("b", subject, 2, 30)
-    assert peeked.acquire(timeout=PATIENCE)
+    assert peeked.wait(PATIENCE)
     set_time(limiter, NOW_US + 61_000_000)
     limiter.hit(subject)
     crowd.start("c", lambda: limiter.wait(subject))  # it has room: the first tries, and must wait
