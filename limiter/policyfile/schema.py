@@ -87,7 +87,7 @@ def _is_share(value: Any) -> bool:
 
 
 _A_HEADER = "expected the name of a header field (without _)"
-_flag = _checked(lambda value: isinstance(value, bool), "expected true and false")
+_flag = _checked(lambda value: isinstance(value, bool), "expected true or false")
 _preflights = _checked(
     lambda value: isinstance(value, bool) or value == "apart",
     "expected 'apart', true or false",

@@ -91,7 +91,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ),
     (
         ONE + "match = { ignore_case = 'yes' }",
-        ["3: policies.p.match.ignore_case is 'yes': expected true and false"],
+        ["3: policies.p.match.ignore_case is 'yes': expected true or false"],
     ),
     (
         ONE + "match = { path = ['/'] }\nexempt = { key = ['a'] }",
@@ -177,7 +177,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "7: policies.p.timeout is 0: expected seconds from 0.001 to 3600",
             "8: policies.p.local_share is True: expected a whole number from 1",
             "9: policies.p.headers is 'draft-12': expected draft-11, draft-06, x-ratelimit, none",
-            "10: policies.p.shadow is 1: expected true and false",
+            "10: policies.p.shadow is 1: expected true or false",
             "11: policies.p.percent is 100.5: expected a number from 0 to 100",
             "12: policies.p.unidentified is 'share': expected refuse, skip, address",
             "13: policies.p.preflights is 'no': expected 'apart', true or false",
@@ -254,7 +254,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "4: policies.p.class.b is 1.5: expected a number above 0, up to 1",
             '4: policies.p.class."a b" is not a name of a class: expected 1 to 64 of A-Z a-z 0-9 _ . -',
             '4: policies.p.class."a b" is true: expected a number above 0, up to 1',
-            "5: policies.p.cap is 1: expected true and false",
+            "5: policies.p.cap is 1: expected true or false",
         ],
     ),
     (
